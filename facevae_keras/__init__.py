@@ -1,0 +1,27 @@
+"""facevae_keras: a face VAE with a FaceNet perceptual loss, in Keras 3."""
+
+from facevae_keras.architectures import ARCHITECTURES
+from facevae_keras.attributes import (
+    add_attribute,
+    attribute_vectors,
+    encode_images,
+    load_attributes,
+    save_attributes,
+)
+from facevae_keras.callbacks import ReconstructionPictures, StopOnNaN
+from facevae_keras.data import (
+    find_images,
+    image_dataset,
+    read_attributes,
+    read_photo,
+    split_images,
+)
+from facevae_keras.facenet import (
+    ENDPOINTS,
+    WIKI_LAYERS,
+    feature_extractor,
+    load_facenet,
+)
+from facevae_keras.losses import PerceptualLoss, PixelLoss, kl_divergence
+from facevae_keras.plotting import face_grid, save_picture, show_faces
+from facevae_keras.vae import FaceVAE, load_vae

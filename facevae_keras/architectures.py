@@ -1,0 +1,188 @@
+"""The three encoder and decoder pairs, and their registry.
+
+The networks of the facenet wiki's VAE programs, after "Deep Feature Consistent
+Variational Autoencoder" (Hou et al. 2016, arXiv 1610.00291). An encoder maps
+images (n, size, size, 3), RGB 0..255, to the mean and the log variance of the
+latent variables, each (n, latent_dim); a decoder maps latent variables back to
+images of the same size and range. Layers carry the names of the original
+variables (see `checkpoints`).
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import layers
+
+# Mean and variance of RGB values 0..255 with which the original programs
+# standardise images for the VAE, and for the FaceNet that judges it.
+RGB_MEAN = (134.10714722, 102.52040863, 87.15436554)
+RGB_VARIANCE = (3941.30175781, 2856.94287109, 2519.35791016)
+
+
+def _initial_weights():
+    # A new object for each layer: one shared by all would give all of them
+    # the same random numbers.
+    return keras.initializers.TruncatedNormal(stddev=0.1)
+
+
+def _conv(x, filters, kernel_size, scope, strides=1, activation=True):
+    """Convolution without bias, batch norm without scale, leaky ReLU."""
+    x = layers.Conv2D(
+        filters,
+        kernel_size,
+        strides=strides,
+        padding="same",
+        use_bias=False,
+        kernel_initializer=_initial_weights(),
+        name=scope,
+    )(x)
+    x = layers.BatchNormalization(
+        scale=False, epsilon=1e-3, momentum=0.995, name=f"{scope}-BatchNorm"
+    )(x)
+    if not activation:
+        return x
+    return layers.LeakyReLU(0.1, name=f"{scope}-activation")(x)
+
+
+def _dense(x, units, scope):
+    return layers.Dense(
+        units, kernel_initializer=_initial_weights(), name=scope
+    )(x)
+
+
+def _residuals(x, kernel_size, scope):
+    """Three times `x + 0.1 * conv(x)`."""
+    for number in range(1, 4):
+        branch_scope = f"{scope}-{scope}_{number}"
+        branch = _conv(x, x.shape[-1], kernel_size, branch_scope)
+        branch = layers.Rescaling(0.1, name=f"{branch_scope}-scale")(branch)
+        x = layers.Add(name=f"{branch_scope}-add")([x, branch])
+    return x
+
+
+def _double(x, scope):
+    """Nearest-neighbour upsampling to twice the size."""
+    return layers.UpSampling2D(
+        2, interpolation="nearest", name=f"{scope}-upsampling"
+    )(x)
+
+
+def _encoder(image_size, latent_dim, body):
+    images = keras.Input((image_size, image_size, 3), name="images")
+    x = layers.Normalization(
+        mean=RGB_MEAN, variance=RGB_VARIANCE, name="standardize"
+    )(images)
+    x = layers.Flatten(name="flatten")(body(x))
+    mean = _dense(x, latent_dim, "Fc_1")
+    log_variance = _dense(x, latent_dim, "Fc_2")
+    return keras.Model(images, [mean, log_variance], name="encoder")
+
+
+def _decoder(latent_dim, body):
+    latents = keras.Input((latent_dim,), name="latents")
+    x = _dense(latents, 4 * 4 * 256, "Fc_1")
+    x = body(layers.Reshape((4, 4, 256), name="reshape")(x))
+    # The encoder's standardisation undone; nothing is clipped here, so that
+    # the loss has a gradient outside 0..255 too.
+    images = layers.Rescaling(
+        np.sqrt(RGB_VARIANCE).tolist(), offset=RGB_MEAN, name="to_rgb"
+    )(x)
+    return keras.Model(latents, images, name="decoder")
+
+
+def _plain_encoder(image_size, latent_dim, filters):
+    def body(x):  # halves the image at every convolution, down to 4x4
+        for number, count in enumerate(filters, start=1):
+            x = _conv(x, count, 4, f"Conv2d_{number}", strides=2)
+        return x
+
+    return _encoder(image_size, latent_dim, body)
+
+
+def _plain_decoder(latent_dim, filters):
+    def body(x):  # doubles the image before every convolution, from 4x4
+        for number, count in enumerate(filters, start=1):
+            scope = f"Conv2d_{number}"
+            last = number == len(filters)
+            x = _conv(_double(x, scope), count, 3, scope, activation=not last)
+        return x
+
+    return _decoder(latent_dim, body)
+
+
+def _resnet_encoder(image_size, latent_dim, filters):
+    def body(x):
+        for number, count in enumerate(filters, start=1):
+            x = _conv(x, count, 4, f"Conv2d_{number}a", strides=2)
+            x = _residuals(x, 4, f"Conv2d_{number}b")
+        return x
+
+    return _encoder(image_size, latent_dim, body)
+
+
+def _resnet_decoder(latent_dim, filters):
+    def body(x):
+        for number, count in enumerate(filters, start=1):
+            scope = f"Conv2d_{number}a"
+            x = _conv(_double(x, scope), count, 3, scope)
+            x = _residuals(x, 3, f"Conv2d_{number}b")
+        return _conv(x, 3, 3, f"Conv2d_{len(filters)}c", activation=False)
+
+    return _decoder(latent_dim, body)
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """An encoder and decoder pair.
+
+    Attributes:
+        image_size: height and width of the images, in pixels.
+        encoder: function of `latent_dim` that returns the encoder.
+        decoder: function of `latent_dim` that returns the decoder.
+    """
+
+    image_size: int
+    encoder: Callable[[int], keras.Model]
+    decoder: Callable[[int], keras.Model]
+
+
+ARCHITECTURES = {
+    "dfc_vae": Architecture(
+        64,
+        lambda latent_dim: _plain_encoder(64, latent_dim, (32, 64, 128, 256)),
+        lambda latent_dim: _plain_decoder(latent_dim, (128, 64, 32, 3)),
+    ),
+    "dfc_vae_resnet": Architecture(
+        64,
+        lambda latent_dim: _resnet_encoder(64, latent_dim, (32, 64, 128, 256)),
+        lambda latent_dim: _resnet_decoder(latent_dim, (128, 64, 32, 3)),
+    ),
+    "dfc_vae_large": Architecture(
+        128,
+        lambda latent_dim: _plain_encoder(
+            128, latent_dim, (32, 64, 128, 256, 512)
+        ),
+        lambda latent_dim: _plain_decoder(latent_dim, (128, 64, 32, 3, 3)),
+    ),
+}
+
+
+def get_architecture(name):
+    """Looks an architecture up.
+
+    Args:
+        name: a key of `ARCHITECTURES`.
+
+    Returns:
+        The `Architecture`.
+
+    Raises:
+        ValueError: no such name; lists those that exist.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(
+            f"no architecture {name!r}; there are {', '.join(ARCHITECTURES)}"
+        )
+    return ARCHITECTURES[name]

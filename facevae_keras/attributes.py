@@ -1,0 +1,251 @@
+"""Attributes as directions in latent space: find them, keep them, use them."""
+
+import os
+import pathlib
+import warnings
+
+import h5py
+import keras
+import numpy as np
+import pandas as pd
+
+from facevae_keras.data import indexed_photos
+
+
+def encode_images(vae, paths, crop=1.0, batch_size=128):
+    """The latent variables (posterior means) of photos.
+
+    Args:
+        vae: a `FaceVAE`. Its encoder runs in inference mode.
+        paths: paths of image files. A pandas Series (the `path` column of
+            `find_images`) keeps its index; else the files' own names serve.
+        crop: see `read_photo`; the same as in training.
+        batch_size: photos per batch; it does not change the result.
+
+    Returns:
+        `pandas.DataFrame` indexed by file name, `vae.latent_dim` float32
+        columns. A file that can't be read is left out, and a warning gives
+        their number and names.
+
+    Raises:
+        ValueError: no paths, or two files of the same name.
+
+    Example:
+
+    >>> latents = fv.encode_images(vae, fv.find_images("celeba")["path"])
+    """
+    if isinstance(paths, pd.Series):
+        names = paths.index
+    else:
+        paths = list(paths)
+        names = pd.Index([pathlib.Path(path).name for path in paths])
+    if not names.is_unique:
+        raise ValueError(
+            "file names must be unique to be joined with attributes, found "
+            f"{names[names.duplicated()][0]} twice"
+        )
+    batches = indexed_photos(paths, vae.image_size, crop).batch(batch_size)
+    progress = keras.utils.Progbar(len(paths), unit_name="photo")
+    found, means = [], []
+    for indices, photos in batches.prefetch(2):
+        found.append(indices.numpy())
+        means.append(vae.encode(photos.numpy())[0])
+        progress.add(len(indices))
+    return pd.DataFrame(
+        np.concatenate(means),
+        index=names[np.concatenate(found)].rename("filename"),
+    )
+
+
+def attribute_vectors(latents, attributes):
+    """For each attribute, the way from the faces without it to those with it.
+
+    The mean over the faces that have it less the mean over those that don't.
+
+    Args:
+        latents: DataFrame from `encode_images`, indexed by file name.
+        attributes: DataFrame from `read_attributes`, indexed by file name;
+            joined on the name, whatever the order.
+
+    Returns:
+        `pandas.DataFrame` indexed by attribute, one row of float32 each. An
+        attribute that nobody or everybody has gets a row of NaN and is named
+        in a warning, as is the number of faces without labels.
+
+    Raises:
+        ValueError: no file name occurs in both.
+
+    Example:
+
+    >>> vectors = fv.attribute_vectors(latents, attributes)
+    >>> vectors.loc["Smiling"]
+    """
+    names = latents.index.intersection(attributes.index, sort=False)
+    if names.empty:
+        raise ValueError(
+            "no photo has both latent variables and labels: the first names "
+            f"are {latents.index[0]!r} and {attributes.index[0]!r}"
+        )
+    unlabelled = latents.index.difference(attributes.index)
+    if len(unlabelled):
+        warnings.warn(
+            f"{len(unlabelled)} of {len(latents)} photos have no labels and "
+            f"are left out, such as {', '.join(unlabelled[:5])}",
+            stacklevel=2,
+        )
+    # One matrix product gives the sums for all attributes in one pass.
+    values = latents.loc[names].to_numpy("float64")
+    present = (attributes.loc[names] == 1).to_numpy("float64")
+    with_count = present.sum(axis=0)[:, None]
+    without_count = len(names) - with_count
+    with_sum = present.T @ values
+    without_sum = values.sum(axis=0) - with_sum
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
+        vectors = with_sum / with_count - without_sum / without_count
+    undefined = np.isnan(vectors).any(axis=1)
+    if undefined.any():
+        warnings.warn(
+            "no vector for attributes that nobody or everybody has: "
+            + ", ".join(attributes.columns[undefined]),
+            stacklevel=2,
+        )
+    return pd.DataFrame(
+        vectors.astype("float32"),
+        index=pd.Index(attributes.columns, name="attribute"),
+    )
+
+
+def add_attribute(latents, vector, amounts):
+    """Moves faces along an attribute vector, by several amounts each.
+
+    Args:
+        latents: array or DataFrame (n, latent_dim).
+        vector: (latent_dim,), such as `vectors.loc["Smiling"]`; a sum of
+            vectors changes several attributes at a time.
+        amounts: how many times the vector to add, such as `[0, 0.5, 1]`;
+            negative takes the attribute away.
+
+    Returns:
+        float32 array (n, len(amounts), latent_dim). Latents of more
+        dimensions are moved likewise, so that two calls in a row give
+        (n, len(first amounts), len(second amounts), latent_dim).
+
+    Raises:
+        ValueError: sizes that do not fit, or a vector with NaN.
+
+    Example:
+
+    >>> smiles = fv.add_attribute(latents, vectors.loc["Smiling"], [0, 1, 2])
+    >>> faces = vae.decode(smiles)  # (n, 3, 64, 64, 3)
+    """
+    latents = np.asarray(latents, dtype="float32")
+    vector = np.asarray(vector, dtype="float32")
+    amounts = np.asarray(amounts, dtype="float32")
+    if vector.ndim != 1 or vector.shape[-1:] != latents.shape[-1:]:
+        raise ValueError(
+            f"latents of shape {latents.shape} need a vector of shape "
+            f"{latents.shape[-1:]}, found {vector.shape}"
+        )
+    if not np.isfinite(vector).all():
+        raise ValueError(
+            "the attribute vector holds NaN: nobody or everybody in the data "
+            "set that it was computed on has the attribute"
+        )
+    return latents[..., None, :] + amounts[:, None] * vector
+
+
+def save_attributes(path, latents, attributes, vectors):
+    """Writes latent variables, labels and attribute vectors to HDF5.
+
+    The layout of the original programs: `latent_vars` (n x latent_dim),
+    `attributes` (n x 40), `fields` (40 names), `attribute_vectors` (40 x
+    latent_dim, float32); and `filenames` (n names), which they did not keep.
+
+    Args:
+        path: the file to write.
+        latents: DataFrame from `encode_images`.
+        attributes: DataFrame from `read_attributes`; photos that are in only
+            one of the two are left out.
+        vectors: DataFrame from `attribute_vectors`.
+    """
+    path = pathlib.Path(path)
+    names = latents.index.intersection(attributes.index, sort=False)
+    fields = list(vectors.index)
+    text = h5py.string_dtype()
+    unfinished = path.with_name(path.name + ".unfinished")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(unfinished, "w") as file:
+        file["latent_vars"] = latents.loc[names].to_numpy("float32")
+        file["attributes"] = attributes.loc[names, fields].to_numpy("int8")
+        file["attribute_vectors"] = vectors.to_numpy("float32")
+        file.create_dataset("fields", data=fields, dtype=text)
+        file.create_dataset("filenames", data=list(names), dtype=text)
+    os.replace(unfinished, path)
+
+
+def load_attributes(path):
+    """Reads what `save_attributes` or the original programs wrote.
+
+    Args:
+        path: the HDF5 file.
+
+    Returns:
+        Three DataFrames: latents, attributes and vectors, as they are given to
+        `save_attributes`. Files of the original have no file names; their
+        photos are numbered from 0.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no HDF5 file, or a key is missing or has the wrong shape.
+
+    Example:
+
+    >>> latents, attributes, vectors = fv.load_attributes("vectors.h5")
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    keys = ("latent_vars", "attributes", "fields", "attribute_vectors")
+    try:
+        with h5py.File(path, "r") as file:
+            found = {name: data[()] for name, data in file.items()}
+    except OSError as error:
+        raise ValueError(f"{path}: not an HDF5 file ({error})") from error
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise ValueError(
+            f"{path}: expected the keys {', '.join(keys)}; "
+            f"{', '.join(missing)} missing, found {', '.join(found)}"
+        )
+    latents, attributes = found["latent_vars"], found["attributes"]
+    vectors = found["attribute_vectors"]
+    fields = _to_text(found["fields"])
+    expected = {
+        "attributes": (len(latents), len(fields)),
+        "attribute_vectors": (len(fields), latents.shape[-1]),
+    }
+    for key, shape in expected.items():
+        if found[key].shape != shape:
+            raise ValueError(
+                f"{path}: expected {key} of shape {shape}, found "
+                f"{found[key].shape}"
+            )
+    if "filenames" in found:
+        index = pd.Index(_to_text(found["filenames"]), name="filename")
+    else:
+        index = pd.RangeIndex(len(latents), name="filename")
+    return (
+        pd.DataFrame(latents.astype("float32"), index=index),
+        pd.DataFrame(attributes.astype("int8"), index=index, columns=fields),
+        pd.DataFrame(
+            vectors.astype("float32"),
+            index=pd.Index(fields, name="attribute"),
+        ),
+    )
+
+
+def _to_text(values):
+    return [
+        value.decode() if isinstance(value, bytes) else str(value)
+        for value in values
+    ]

@@ -1,0 +1,382 @@
+"""Photos and labels: image folders, CelebA's files, the input pipeline."""
+
+import pathlib
+import warnings
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+ATTRIBUTE_FILE = "list_attr_celeba.txt"
+IDENTITY_FILE = "identity_CelebA.txt"
+
+
+def find_images(folder):
+    """Finds the photos of a data set.
+
+    Three layouts are understood:
+
+    - *flat*: the photos lie in the folder itself;
+    - *CelebA*: the folder holds `list_attr_celeba.txt` or
+      `identity_CelebA.txt`, and the photos lie in folders beside it, such as
+      `img_align_celeba/`, with file names that are unique among them;
+    - *identities* (CASIA-WebFace): one folder per person.
+
+    Args:
+        folder: path of the folder.
+
+    Returns:
+        `pandas.DataFrame` indexed by file name (`000001.jpg`; with identity
+        folders `PERSON/001.jpg`), sorted, with two columns of strings: `path`
+        and `identity`. Identities come from the folder names, or from
+        `identity_CelebA.txt` in the folder or in the one that it lies in; they
+        are missing (None) where nobody knows them.
+
+    Raises:
+        FileNotFoundError: no such folder, or no image in it.
+        ValueError: two photos of a CelebA folder have the same name.
+
+    Example:
+
+    >>> fv.find_images("celeba").loc["000001.jpg", "identity"]
+    '2880'
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    files = _image_files(folder)
+    names = [file.name for file in files]
+    identities = None
+    if not files:
+        files = [
+            file
+            for inner in sorted(folder.iterdir())
+            if inner.is_dir()
+            for file in _image_files(inner)
+        ]
+        names = [file.name for file in files]
+        if not any(
+            (folder / name).exists() for name in (ATTRIBUTE_FILE, IDENTITY_FILE)
+        ):
+            identities = [file.parent.name for file in files]
+            names = [f"{file.parent.name}/{file.name}" for file in files]
+    if not files:
+        raise FileNotFoundError(
+            f"{folder}: expected images ({', '.join(IMAGE_SUFFIXES)}) in it or "
+            "in its folders, found none"
+        )
+    images = pd.DataFrame(
+        {"path": [str(file) for file in files], "identity": identities},
+        index=pd.Index(names, name="filename"),
+        dtype=object,
+    ).sort_index()
+    if not images.index.is_unique:
+        twice = images.index[images.index.duplicated()][0]
+        raise ValueError(
+            f"{folder}: file names must be unique, found {twice} twice "
+            f"({', '.join(images.loc[twice, 'path'])})"
+        )
+    if identities is None:
+        known = _read_identities(folder)
+        images["identity"] = [known.get(name) for name in images.index]
+    return images
+
+
+def _image_files(folder):
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+    ]
+
+
+def _read_identities(folder):
+    for place in (folder, folder.parent):
+        if (place / IDENTITY_FILE).exists():
+            lines = (place / IDENTITY_FILE).read_text().splitlines()
+            return dict(line.split() for line in lines if line.strip())
+    return {}
+
+
+def split_images(images, validation_fraction=0.1, seed=666):
+    """Splits photos into training and validation, no person in both.
+
+    Args:
+        images: the DataFrame from `find_images`. Photos of the same identity
+            stay together; a photo without identity counts as a person.
+        validation_fraction: least share of the photos to hold out, between 0
+            and 1.
+        seed: the same seed gives the same split.
+
+    Returns:
+        Two DataFrames like `images`: training and validation.
+
+    Raises:
+        ValueError: not enough persons to have some in both.
+
+    Example:
+
+    >>> training, validation = fv.split_images(fv.find_images("celeba"))
+    """
+    persons = images["identity"].where(
+        images["identity"].notna(), "file " + images.index.to_series()
+    )
+    counts = persons.value_counts(sort=False)
+    order = np.random.default_rng(seed).permutation(len(counts))
+    held_out = counts.iloc[order].cumsum().shift(fill_value=0)
+    held_out = held_out.index[held_out < validation_fraction * len(images)]
+    in_validation = persons.isin(held_out)
+    if in_validation.all() or not in_validation.any():
+        raise ValueError(
+            f"cannot hold out {validation_fraction:.0%} of {len(images)} "
+            f"photos of {len(counts)} persons: training and validation both "
+            "need at least one person"
+        )
+    return images[~in_validation], images[in_validation]
+
+
+def read_attributes(path):
+    """Reads CelebA's attribute file.
+
+    Args:
+        path: `list_attr_celeba.txt`: the number of photos, the names of the
+            attributes, then per photo its file name and -1 or 1 for each.
+
+    Returns:
+        `pandas.DataFrame` indexed by file name, one int8 column of -1 / 1 per
+        attribute.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is not as described; names line, expected, found.
+
+    Example:
+
+    >>> fv.read_attributes("celeba/list_attr_celeba.txt")["Smiling"].mean()
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected CelebA's attribute file, found none"
+        )
+    lines = path.read_text().splitlines()
+    if len(lines) < 3 or not lines[0].strip().isdigit():
+        raise ValueError(
+            f"{path}: expected the number of photos in line 1, the names of "
+            "the attributes in line 2 and a photo in each line from 3 on"
+        )
+    attributes = lines[1].split()
+    rows = [line.split() for line in lines[2:] if line.strip()]
+    for number, row in enumerate(rows, start=3):
+        if len(row) != len(attributes) + 1:
+            raise ValueError(
+                f"{path}, line {number}: expected a file name and "
+                f"{len(attributes)} values, found {len(row) - 1} values"
+            )
+        if not set(row[1:]) <= {"-1", "1"}:
+            raise ValueError(
+                f"{path}, line {number}: expected values of -1 or 1, found "
+                + " ".join(sorted(set(row[1:]) - {"-1", "1"}))
+            )
+    if len(rows) != int(lines[0]):
+        raise ValueError(
+            f"{path}: line 1 says {lines[0].strip()} photos, found {len(rows)}"
+        )
+    return pd.DataFrame(
+        np.array([row[1:] for row in rows], dtype="int8"),
+        index=pd.Index([row[0] for row in rows], name="filename"),
+        columns=attributes,
+    )
+
+
+def read_photo(path, image_size, crop=1.0):
+    """Reads one photo: its central square, scaled with anti-aliasing.
+
+    Args:
+        path: path of the image file, of any size and colour mode.
+        image_size: height and width of the result, in pixels.
+        crop: side of the square as a fraction of the photo's shorter side, so
+            that it means the same for photos of every size.
+
+    Returns:
+        uint8 array (image_size, image_size, 3), RGB.
+
+    Raises:
+        OSError: the file is missing, damaged, or no image.
+    """
+    with Image.open(path) as photo:
+        # Lets JPEG decode large photos at a half, a quarter, ... of their
+        # size; at twice the final size the difference can't be seen.
+        photo.draft("RGB", 2 * (round(2 * image_size / crop),))
+        photo = ImageOps.exif_transpose(photo).convert("RGB")
+    width, height = photo.size
+    side = crop * min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    photo = photo.resize(
+        (image_size, image_size),
+        Image.Resampling.BILINEAR,  # Pillow's is anti-aliased
+        box=(left, top, left + side, top + side),
+    )
+    return np.asarray(photo)
+
+
+def image_dataset(
+    paths,
+    image_size,
+    batch_size=128,
+    crop=1.0,
+    shuffle=False,
+    flip=False,
+    color_jitter=False,
+    seed=666,
+):
+    """Batches of photos for `fit`, `evaluate` and `predict`.
+
+    Args:
+        paths: paths of image files, such as the `path` column of
+            `find_images`.
+        image_size: height and width of the batches' photos, in pixels.
+        batch_size: photos per batch.
+        crop: see `read_photo`.
+        shuffle: draws the photos in another order at every pass, over the
+            whole set, and leaves out the last batch when it isn't full.
+        flip: mirrors half of the photos.
+        color_jitter: varies brightness, contrast, saturation and hue a little.
+        seed: one seed gives the same batches every time.
+
+    Returns:
+        `tf.data.Dataset` of uint8 tensors (batch_size, image_size, image_size,
+        3), RGB. A file that can't be read is skipped; at the end of the pass a
+        warning gives their number and names.
+
+    Raises:
+        ValueError: no paths, or, with `shuffle`, fewer than `batch_size`.
+
+    Example:
+
+    >>> training, validation = fv.split_images(fv.find_images("celeba"))
+    >>> dataset = fv.image_dataset(training["path"], 160, shuffle=True)
+    >>> vae.fit(dataset, epochs=10)
+    """
+    import tensorflow as tf
+
+    paths = [str(path) for path in paths]
+    if shuffle and batch_size > len(paths):
+        raise ValueError(
+            f"a batch of {batch_size} is larger than the data set of "
+            f"{len(paths)} photos"
+        )
+    dataset = indexed_photos(paths, image_size, crop, shuffle, seed)
+    dataset = dataset.map(lambda index, photo: photo)
+    dataset = dataset.batch(batch_size, drop_remainder=shuffle)
+    if flip or color_jitter:
+        augment = _augmentation(flip, color_jitter, seed)
+        dataset = dataset.map(augment)  # not parallel: it would not repeat
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def indexed_photos(paths, image_size, crop=1.0, shuffle=False, seed=666):
+    """The photos that can be read, one by one, with their places in `paths`.
+
+    Args:
+        paths, image_size, crop, shuffle, seed: see `image_dataset`.
+
+    Returns:
+        `tf.data.Dataset` of pairs: index (int64) and uint8 tensor
+        (image_size, image_size, 3). It warns at the end, as `image_dataset`.
+
+    Raises:
+        ValueError: no paths, or a crop that is no fraction.
+    """
+    import tensorflow as tf
+
+    paths = [str(path) for path in paths]
+    if not paths:
+        raise ValueError("expected the paths of photos, found none")
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop is a fraction, 0 < crop <= 1, found {crop}")
+    unreadable = {}
+
+    def read(index):
+        try:
+            return read_photo(paths[index], image_size, crop), True
+        except (OSError, SyntaxError, ValueError) as error:
+            unreadable[paths[index]] = str(error)
+            return np.zeros((image_size, image_size, 3), "uint8"), False
+
+    def read_in_graph(index):
+        photo, readable = tf.numpy_function(read, [index], (tf.uint8, tf.bool))
+        photo.set_shape((image_size, image_size, 3))
+        readable.set_shape(())
+        return index, photo, readable
+
+    def report():  # an empty tail of the data set, which only warns
+        warn_unreadable(unreadable, len(paths))
+        unreadable.clear()
+        yield from ()
+
+    dataset = tf.data.Dataset.range(len(paths))
+    if shuffle:
+        dataset = dataset.shuffle(len(paths), seed=seed)
+    dataset = dataset.map(read_in_graph, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.filter(lambda index, photo, readable: readable)
+    dataset = dataset.map(lambda index, photo, readable: (index, photo))
+    tail = tf.data.Dataset.from_generator(
+        report, output_signature=dataset.element_spec
+    )
+    return dataset.concatenate(tail)
+
+
+def warn_unreadable(unreadable, count):
+    """Warns of files that were skipped.
+
+    Args:
+        unreadable: dictionary of path to reason; nothing happens if empty.
+        count: number of files in all.
+
+    Raises:
+        ValueError: not one of the files could be read.
+    """
+    if not unreadable:
+        return
+    listing = "; ".join(
+        f"{path} ({reason})" for path, reason in list(unreadable.items())[:10]
+    )
+    message = (
+        f"{len(unreadable)} of {count} images could not be read and were "
+        f"skipped: {listing}{'; ...' if len(unreadable) > 10 else ''}"
+    )
+    if len(unreadable) == count:
+        raise ValueError(message)
+    warnings.warn(message, stacklevel=2)
+
+
+def _augmentation(flip, color_jitter, seed):
+    import keras_cv
+    import tensorflow as tf
+
+    augmentations = []
+    if flip:
+        augmentations.append(
+            keras_cv.layers.RandomFlip("horizontal", seed=seed)
+        )
+    if color_jitter:
+        augmentations.append(
+            keras_cv.layers.RandomColorJitter(
+                value_range=(0, 255),
+                brightness_factor=0.1,
+                contrast_factor=0.1,
+                saturation_factor=(0.4, 0.6),
+                hue_factor=0.02,
+                seed=seed,
+            )
+        )
+
+    def augment(photos):
+        photos = tf.cast(photos, tf.float32)
+        for augmentation in augmentations:
+            photos = augmentation(photos, training=True)
+        return tf.cast(tf.clip_by_value(photos, 0, 255), tf.uint8)
+
+    return augment

@@ -1,0 +1,167 @@
+"""What a reconstruction costs, per image.
+
+Photos may be larger than the reconstruction: `PixelLoss` scales them to the
+reconstruction's size, `PerceptualLoss` brings both to its own.
+"""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from facevae_keras.facenet import WIKI_LAYERS, feature_extractor
+
+
+def kl_divergence(mean, log_variance):
+    """KL divergence of N(mean, exp(log_variance)) from N(0, 1), per image.
+
+    `0.5 * sum(exp(log_variance) + mean^2 - 1 - log_variance)`: equation 10 of
+    Kingma and Welling 2013 (arXiv 1312.6114), summed, never averaged, over the
+    latent dimensions.
+
+    Args:
+        mean: (n, latent_dim).
+        log_variance: (n, latent_dim).
+
+    Returns:
+        Tensor (n,), in nats.
+
+    Example:
+
+    >>> fv.kl_divergence(np.zeros((2, 100)), np.zeros((2, 100)))  # [0., 0.]
+    """
+    return 0.5 * ops.sum(
+        ops.exp(log_variance) + ops.square(mean) - 1.0 - log_variance, axis=-1
+    )
+
+
+def scale_images(images, size):
+    """Scales images to `size` x `size`; anti-aliased, linear interpolation.
+
+    Two products with small constant matrices, so that it is differentiable,
+    compiles everywhere and gives the same numbers on every Keras backend
+    (their own resizing operations do not).
+
+    Args:
+        images: float tensor (n, height, width, channels).
+        size: new height and width, in pixels.
+
+    Returns:
+        Tensor (n, size, size, channels); `images` itself where it fits.
+    """
+    height, width = images.shape[1:3]
+    if (height, width) == (size, size):
+        return images
+    rows = ops.cast(_resizing_matrix(height, size), images.dtype)
+    columns = ops.cast(_resizing_matrix(width, size), images.dtype)
+    images = ops.einsum("yh,nhwc->nywc", rows, images)
+    return ops.einsum("xw,nywc->nyxc", columns, images)
+
+
+@functools.cache
+def _resizing_matrix(old, new):
+    """Row i holds the weights of the old pixels in new pixel i, (new, old).
+
+    A triangle around the new pixel's centre, as wide as a new pixel when
+    scaling down (anti-aliasing) and as an old one when scaling up.
+    """
+    scale = old / new
+    centres = (np.arange(new) + 0.5) * scale - 0.5
+    distance = np.abs(centres[:, None] - np.arange(old)[None, :])
+    weights = np.maximum(0.0, 1.0 - distance / max(scale, 1.0))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype("float32")
+
+
+class PixelLoss(keras.losses.Loss):
+    """Squared differences of RGB values 0..255, summed over each image.
+
+    The PLAIN loss of the original programs, per image: they sum over the
+    batch too. Photos are scaled to the reconstruction's size.
+
+    Call arguments:
+        photos: (n, height, width, 3), RGB 0..255.
+        reconstructions: (n, size, size, 3), RGB 0..255.
+
+    Returns:
+        Scalar: the mean over the images of their sums.
+
+    Example:
+
+    >>> vae.compile("adam", loss=fv.PixelLoss())
+    """
+
+    def __init__(self, name="pixel_loss"):
+        super().__init__(name=name)
+
+    def call(self, photos, reconstructions):
+        photos = scale_images(photos, reconstructions.shape[1])
+        return ops.sum(ops.square(photos - reconstructions), axis=(1, 2, 3))
+
+
+class PerceptualLoss(keras.losses.Loss):
+    """Squared differences of FaceNet's features, summed over each image.
+
+    The PERCEPTUAL loss of the original programs (Hou et al. 2016, arXiv
+    1610.00291), per image: they sum over the batch too. The sums of the layers
+    are added.
+
+    Args:
+        facenet: the model from `fv.load_facenet`. It is frozen, and belongs to
+            the loss: a VAE that is saved does not contain it.
+        layers: names of FaceNet's endpoints.
+        image_size: photo and reconstruction are compared at this size, in
+            pixels. The original's is 160; smaller is faster.
+
+    Call arguments:
+        photos: (n, height, width, 3), RGB 0..255.
+        reconstructions: (n, size, size, 3), RGB 0..255.
+
+    Returns:
+        Scalar: the mean over the images of their sums.
+
+    Raises:
+        ValueError: a layer that does not exist; names those that do.
+
+    Example:
+
+    >>> facenet = fv.load_facenet("facenet/20180402-114759")
+    >>> vae.compile("adam", loss=fv.PerceptualLoss(facenet))
+    """
+
+    def __init__(
+        self,
+        facenet,
+        layers=WIKI_LAYERS,
+        image_size=160,
+        name="perceptual_loss",
+    ):
+        super().__init__(name=name)
+        self.layers = tuple(layers)
+        self.image_size = image_size
+        self.feature_extractor = feature_extractor(facenet, self.layers)
+
+    def call(self, photos, reconstructions):
+        return sum(self.layer_losses(photos, reconstructions).values())
+
+    def layer_losses(self, photos, reconstructions):
+        """The loss of each layer alone.
+
+        Args:
+            photos: see the class.
+            reconstructions: see the class.
+
+        Returns:
+            Dictionary of layer name to tensor (n,); their sum is the loss.
+        """
+        wanted = self._features(photos)
+        found = self._features(reconstructions)
+        return {
+            layer: ops.sum(ops.square(a - b), axis=tuple(range(1, a.ndim)))
+            for layer, a, b in zip(self.layers, wanted, found, strict=True)
+        }
+
+    def _features(self, images):
+        images = ops.convert_to_tensor(images, dtype="float32")
+        images = scale_images(images, self.image_size)
+        return self.feature_extractor(images, training=False)

@@ -1,0 +1,105 @@
+"""Face grids, and the figures that the notebooks share."""
+
+import os
+import pathlib
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+
+def face_grid(images, columns=16, border=3):
+    """Puts images of one size side by side.
+
+    Args:
+        images: array (n, height, width, 3), or (rows, columns, height, width,
+            3), which sets the columns; RGB 0..255, rounded and clipped.
+        columns: images per row.
+        border: black pixels between images and around them.
+
+    Returns:
+        uint8 array (rows * (height + border) + border, ..., 3).
+
+    Example:
+
+    >>> fv.save_picture("faces.png", fv.face_grid(vae.decode(z)))
+    """
+    images = np.asarray(images)
+    if images.ndim == 5:
+        columns = images.shape[1]
+        images = images.reshape(-1, *images.shape[2:])
+    images = np.clip(np.rint(images), 0, 255).astype("uint8")
+    count, height, width, channels = images.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    cells = np.zeros(
+        (rows * columns, height + border, width + border, channels), "uint8"
+    )
+    cells[:count, border:, border:] = images
+    cells = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
+    grid = cells.reshape(
+        rows * (height + border), columns * (width + border), channels
+    )
+    return np.pad(grid, ((0, border), (0, border), (0, 0)))
+
+
+def save_picture(path, image):
+    """Writes an image file; never leaves half of one.
+
+    Args:
+        path: where to; the ending sets the format (.png).
+        image: uint8 array (height, width, 3), RGB.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name("unfinished_" + path.name)
+    Image.fromarray(image).save(unfinished)
+    os.replace(unfinished, path)
+
+
+def show_faces(
+    images, columns=8, row_labels=(), column_labels=(), title=None, width=10
+):
+    """Shows faces in a figure.
+
+    Args:
+        images: see `face_grid`.
+        columns: images per row.
+        row_labels: text to the left of each row.
+        column_labels: text above each column.
+        title: text above the whole.
+        width: of the figure, in inches.
+
+    Returns:
+        The `matplotlib` figure.
+
+    Example:
+
+    >>> fv.show_faces(
+    ...     np.stack([photos, vae.reconstruct(photos)]),
+    ...     row_labels=["photo", "reconstruction"],
+    ... )
+    """
+    images = np.asarray(images)
+    if images.ndim == 5:
+        columns = images.shape[1]
+    grid = face_grid(images, columns)
+    height, cell_width = images.shape[-3] + 3, images.shape[-2] + 3
+    figure, axes = plt.subplots(
+        figsize=(width, width * grid.shape[0] / grid.shape[1]),
+        layout="constrained",
+    )
+    axes.imshow(grid, interpolation="lanczos")
+    axes.set_xticks(
+        [(n + 0.5) * cell_width for n in range(len(column_labels))],
+        column_labels,
+    )
+    axes.set_yticks(
+        [(n + 0.5) * height for n in range(len(row_labels))], row_labels
+    )
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0, labelsize=9)
+    axes.spines[:].set_visible(False)
+    if title:
+        axes.set_title(title)
+    return figure

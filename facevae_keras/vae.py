@@ -1,0 +1,302 @@
+"""The face VAE: encoder, decoder, and the training step that joins them."""
+
+import os
+import pathlib
+import zipfile
+
+import keras
+import numpy as np
+from keras import ops
+
+from facevae_keras import checkpoints
+from facevae_keras.architectures import get_architecture
+from facevae_keras.losses import kl_divergence, scale_images
+
+
+class FaceVAE(keras.Model):
+    """A variational autoencoder of face images (arXiv 1312.6114).
+
+    Args:
+        architecture: `"dfc_vae"`, `"dfc_vae_resnet"` (both 64x64) or
+            `"dfc_vae_large"` (128x128).
+        latent_dim: number of latent variables.
+        alpha: weight of the KL divergence, in the loss per image.
+        beta: weight of the reconstruction loss, in the loss per image. The
+            default is the wiki's: its 0.5 multiplies a sum over a batch of
+            128, which is 64 times the mean.
+
+    Attributes:
+        encoder: functional model, images to (mean, log variance).
+        decoder: functional model, latent variables to images.
+        image_size: height and width of its own images, in pixels.
+
+    Photos are RGB 0..255, channels last, of the VAE's own size or another
+    (square) one: they are scaled for the encoder, while the loss sees them as
+    they are.
+
+    Example:
+
+    >>> vae = fv.FaceVAE("dfc_vae", latent_dim=100)
+    >>> vae.compile(keras.optimizers.Adam(2e-4), loss=fv.PixelLoss())
+    >>> vae.fit(photos, epochs=2)  # array (n, 160, 160, 3) or a dataset
+    >>> vae.save("faces.keras")
+    """
+
+    def __init__(
+        self,
+        architecture="dfc_vae",
+        latent_dim=100,
+        alpha=1.0,
+        beta=64.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if latent_dim < 1:
+            raise ValueError(f"latent_dim must be 1 or more, is {latent_dim}")
+        pair = get_architecture(architecture)
+        self.architecture = architecture
+        self.latent_dim = latent_dim
+        self.alpha = alpha
+        self.beta = beta
+        self.image_size = pair.image_size
+        self.encoder = pair.encoder(latent_dim)
+        self.decoder = pair.decoder(latent_dim)
+        self.seed_generator = keras.random.SeedGenerator()
+        self._trackers = [
+            keras.metrics.Mean(name=name)
+            for name in ("loss", "reconstruction_loss", "kl_loss")
+        ]
+        self.built = True  # both halves are functional, hence built
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "architecture": self.architecture,
+            "latent_dim": self.latent_dim,
+            "alpha": self.alpha,
+            "beta": self.beta,
+        }
+
+    def compile(self, optimizer="adam", loss=None, **kwargs):
+        """Sets how to train.
+
+        Args:
+            optimizer: a Keras optimizer.
+            loss: `fv.PerceptualLoss`, `fv.PixelLoss`, or any
+                `keras.losses.Loss` of photos and reconstructions that is a
+                mean over images.
+            **kwargs: as for `keras.Model.compile` (`run_eagerly`, ...).
+        """
+        if loss is None:
+            raise ValueError(
+                "compile needs a reconstruction loss, such as "
+                "fv.PerceptualLoss(fv.load_facenet(path)) or fv.PixelLoss()"
+            )
+        if keras.backend.backend() == "tensorflow":
+            # XLA takes about 1.4 times as long for these networks on a CPU.
+            kwargs.setdefault("jit_compile", False)
+        super().compile(optimizer=optimizer, **kwargs)
+        # The bound method, since Keras saves the weights of any loss object
+        # that it finds: FaceNet is large, and belongs to the loss.
+        self._reconstruction_loss = loss.__call__
+
+    def get_compile_config(self):
+        # A saved VAE is for encoding and decoding; whoever trains it further
+        # compiles it with a loss again.
+        return None
+
+    def save(self, filepath, **kwargs):
+        """Saves encoder and decoder; neither FaceNet nor the optimizer.
+
+        Args:
+            filepath: `NAME.keras`. Written beside its place and renamed.
+            **kwargs: as for `keras.Model.save`.
+        """
+        filepath = pathlib.Path(filepath)
+        unfinished = filepath.with_name("unfinished_" + filepath.name)
+        filepath.parent.mkdir(parents=True, exist_ok=True)
+        copy = FaceVAE.from_config(self.get_config())
+        copy.set_weights(self.get_weights())
+        keras.saving.save_model(copy, unfinished, **kwargs)
+        os.replace(unfinished, filepath)
+
+    @property
+    def metrics(self):
+        return self._trackers
+
+    def call(self, photos, training=False):
+        """Reconstructs photos from the means of their latent variables."""
+        mean, _ = self._encode(photos, training)
+        return self.decoder(mean, training=training)
+
+    def _encode(self, photos, training):
+        photos = ops.cast(photos, self.compute_dtype)
+        images = scale_images(photos, self.image_size)
+        return self.encoder(images, training=training)
+
+    def compute_losses(self, photos, training):
+        """The mathematics of a step, the same on every backend.
+
+        Args:
+            photos: (n, height, width, 3), RGB 0..255.
+            training: whether batch norm uses the statistics of this batch.
+
+        Returns:
+            Three scalars: `alpha * KL + beta * reconstruction`, the
+            reconstruction loss and the KL divergence, means over the images.
+        """
+        mean, log_variance = self._encode(photos, training)
+        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+        z = mean + noise * ops.exp(0.5 * log_variance)
+        reconstructions = self.decoder(z, training=training)
+        reconstruction_loss = self._reconstruction_loss(photos, reconstructions)
+        kl_loss = ops.mean(kl_divergence(mean, log_variance))
+        total = self.alpha * kl_loss + self.beta * reconstruction_loss
+        return total, reconstruction_loss, kl_loss
+
+    def train_step(self, data):
+        import tensorflow as tf
+
+        photos, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            losses = self.compute_losses(photos, training=True)
+        gradients = tape.gradient(losses[0], self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return self._track(losses, photos)
+
+    def test_step(self, data):
+        photos, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        losses = self.compute_losses(photos, training=False)
+        return self._track(losses, photos)
+
+    def _track(self, losses, photos):
+        # Weighted by the number of images, or a small last batch would count
+        # as much as a full one.
+        count = ops.shape(photos)[0]
+        for tracker, value in zip(self._trackers, losses, strict=True):
+            tracker.update_state(value, sample_weight=count)
+        return {tracker.name: tracker.result() for tracker in self._trackers}
+
+    def encode(self, images):
+        """The posterior of the latent variables, in inference mode.
+
+        Args:
+            images: array (n, height, width, 3), RGB 0..255, square.
+
+        Returns:
+            Mean and log variance, NumPy arrays (n, latent_dim).
+        """
+        images = np.asarray(images)
+        if images.ndim != 4 or images.shape[-1] != 3:
+            raise ValueError(
+                "encode takes RGB images (n, height, width, 3), found an "
+                f"array of shape {images.shape}"
+            )
+        return self._in_batches(
+            lambda batch: self._encode(batch, training=False), images
+        )
+
+    def decode(self, z):
+        """Turns latent variables into images, in inference mode.
+
+        Args:
+            z: array (..., latent_dim), such as (n, latent_dim) or the
+                (n, amounts, latent_dim) of `fv.add_attribute`.
+
+        Returns:
+            NumPy array (..., image_size, image_size, 3), float32 RGB, in
+            0..255 but for a little overshoot.
+        """
+        z = np.asarray(z, dtype="float32")
+        if z.ndim < 2 or z.shape[-1] != self.latent_dim:
+            raise ValueError(
+                f"this VAE has {self.latent_dim} latent variables: decode "
+                f"takes (n, {self.latent_dim}), found shape {z.shape}"
+            )
+        (images,) = self._in_batches(
+            lambda batch: [self.decoder(batch, training=False)],
+            z.reshape(-1, self.latent_dim),
+        )
+        return images.reshape(*z.shape[:-1], *images.shape[1:])
+
+    def reconstruct(self, images):
+        """Decodes the mean of each image's latent variables.
+
+        Args:
+            images: array (n, height, width, 3), RGB 0..255, square.
+
+        Returns:
+            NumPy array (n, image_size, image_size, 3), RGB as `decode`.
+        """
+        mean, _ = self.encode(images)
+        return self.decode(mean)
+
+    def _in_batches(self, function, array, batch_size=128):
+        """Applies a function of one tensor to a large array, part by part."""
+        parts = [
+            [
+                ops.convert_to_numpy(output)
+                for output in function(
+                    ops.convert_to_tensor(array[start : start + batch_size])
+                )
+            ]
+            for start in range(0, max(len(array), 1), batch_size)
+        ]
+        return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
+
+
+def load_vae(source, architecture=None):
+    """Loads a trained VAE.
+
+    Args:
+        source: a `.keras` file that `FaceVAE.save` wrote, or a TensorFlow 1
+            checkpoint (prefix or folder) of the original programs.
+        architecture: for a checkpoint, which of the original's three models
+            it holds, as for `FaceVAE`.
+
+    Returns:
+        A `FaceVAE`; compile it with a loss before training it further.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: no VAE in that file, or a checkpoint of another
+            architecture than the one named.
+
+    Example:
+
+    >>> vae = fv.load_vae("model.ckpt-50000", architecture="dfc_vae")
+    """
+    source = pathlib.Path(source)
+    if source.is_file():
+        if not zipfile.is_zipfile(source):
+            raise ValueError(
+                f"{source}: expected a .keras file or the prefix of a "
+                "TensorFlow 1 checkpoint, found another kind of file"
+            )
+        vae = keras.saving.load_model(
+            source, custom_objects={"FaceVAE": FaceVAE}
+        )
+        if not isinstance(vae, FaceVAE):
+            raise ValueError(
+                f"{source}: expected a FaceVAE, found {type(vae).__name__}"
+            )
+        return vae
+    arrays = checkpoints.read_checkpoint(source)
+    if architecture is None:
+        raise ValueError(
+            f"{source} is a checkpoint of the original programs: say which "
+            'model it holds, as in load_vae(source, architecture="dfc_vae")'
+        )
+    mean_biases = arrays.get("encoder/Fc_1/biases")
+    if mean_biases is None:
+        raise ValueError(
+            f"{source}: expected the variables of a VAE, such as "
+            "encoder/Fc_1/biases; found a checkpoint without them"
+        )
+    vae = FaceVAE(architecture, latent_dim=len(mean_biases))
+    variables = {
+        **checkpoints.original_names(vae.encoder, "encoder"),
+        **checkpoints.original_names(vae.decoder, "decoder"),
+    }
+    checkpoints.assign_arrays(variables, arrays, source)
+    return vae
