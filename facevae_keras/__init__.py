@@ -23,5 +23,12 @@ from facevae_keras.facenet import (
     load_facenet,
 )
 from facevae_keras.losses import PerceptualLoss, PixelLoss, kl_divergence
+from facevae_keras.metrics import (
+    active_dimensions,
+    attribute_classifier,
+    edit_figures,
+)
+from facevae_keras.parameters import check_parameters
 from facevae_keras.plotting import face_grid, save_picture, show_faces
+from facevae_keras.synthetic import write_synthetic_dataset
 from facevae_keras.vae import FaceVAE, load_vae

@@ -114,9 +114,17 @@ def feature_extractor(facenet, layers):
             + ", ".join(name for name in ENDPOINTS if name in available)
         )
     outputs = [facenet.get_layer(name).output for name in layers]
-    extractor = keras.Model(facenet.inputs, outputs, name="feature_extractor")
+    extractor = _ListModel(facenet.inputs, outputs, name="feature_extractor")
     extractor.trainable = False
     return extractor
+
+
+class _ListModel(keras.Model):
+    """A functional model that returns a list of one output as a list too."""
+
+    def call(self, inputs, training=None, mask=None):
+        outputs = super().call(inputs, training=training, mask=mask)
+        return outputs if isinstance(outputs, list) else [outputs]
 
 
 def _seeded_array(name, shape):

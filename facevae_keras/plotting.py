@@ -70,9 +70,6 @@ def show_faces(
         title: text above the whole.
         width: of the figure, in inches.
 
-    Returns:
-        The `matplotlib` figure.
-
     Example:
 
     >>> fv.show_faces(
@@ -85,7 +82,7 @@ def show_faces(
         columns = images.shape[1]
     grid = face_grid(images, columns)
     height, cell_width = images.shape[-3] + 3, images.shape[-2] + 3
-    figure, axes = plt.subplots(
+    _, axes = plt.subplots(
         figsize=(width, width * grid.shape[0] / grid.shape[1]),
         layout="constrained",
     )
@@ -102,4 +99,3 @@ def show_faces(
     axes.spines[:].set_visible(False)
     if title:
         axes.set_title(title)
-    return figure

@@ -242,7 +242,9 @@ class FaceVAE(keras.Model):
             ]
             for start in range(0, max(len(array), 1), batch_size)
         ]
-        return tuple(np.concatenate(outputs) for outputs in zip(*parts, strict=True))
+        return tuple(
+            np.concatenate(outputs) for outputs in zip(*parts, strict=True)
+        )
 
 
 def load_vae(source, architecture=None):

@@ -1,0 +1,179 @@
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+
+import facevae_keras as fv
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return fv.FaceVAE("dfc_vae", latent_dim=8)
+
+
+@pytest.fixture
+def made_up():
+    """Latents that attributes shift by known vectors."""
+    random = np.random.default_rng(0)
+    names = [f"{n:06d}.jpg" for n in range(200)]
+    attributes = pd.DataFrame(
+        random.choice([-1, 1], (200, 3)).astype("int8"),
+        index=names,
+        columns=["Smiling", "Male", "Hat"],
+    )
+    shifts = random.normal(size=(3, 8))
+    latents = (attributes == 1).to_numpy("float32") @ shifts
+    return pd.DataFrame(latents.astype("float32"), index=names), attributes
+
+
+def test_latents_are_the_posterior_means_by_file_name(vae, drawn):
+    images = fv.find_images(drawn)
+    # 48 photos in batches of 20: the last one is partial.
+    latents = fv.encode_images(vae, images["path"], crop=0.8, batch_size=20)
+    assert latents.shape == (48, 8)
+    assert list(latents.index) == list(images.index)
+    name = images.index[47]
+    photo = fv.read_photo(images["path"].iloc[47], 64, crop=0.8)
+    mean, _ = vae.encode(photo[None])
+    np.testing.assert_allclose(latents.loc[name], mean[0], atol=1e-4)
+
+
+def test_batch_size_does_not_change_latents(vae, drawn):
+    paths = list(fv.find_images(drawn)["path"][:10])
+    one = fv.encode_images(vae, paths, batch_size=1)
+    all_at_once = fv.encode_images(vae, paths, batch_size=128)
+    assert one.index[0] == "000001.jpg"
+    np.testing.assert_allclose(one, all_at_once, atol=1e-4)
+
+
+def test_unreadable_photos_are_left_out_and_named(vae, drawn, tmp_path):
+    (tmp_path / "broken.jpg").write_text("no image")
+    good = fv.find_images(drawn)["path"].iloc[0]
+    with pytest.warns(UserWarning, match="1 of 2 images .*broken.jpg"):
+        latents = fv.encode_images(vae, [tmp_path / "broken.jpg", good])
+    assert list(latents.index) == ["000001.jpg"]
+
+
+def test_two_files_of_one_name(vae):
+    with pytest.raises(ValueError, match="a.jpg twice"):
+        fv.encode_images(vae, ["one/a.jpg", "two/a.jpg"])
+
+
+def test_vectors_are_differences_of_means(made_up):
+    latents, attributes = made_up
+    vectors = fv.attribute_vectors(latents, attributes)
+    assert list(vectors.index) == ["Smiling", "Male", "Hat"]
+    assert vectors.dtypes.eq("float32").all()
+    for name in attributes:
+        has = (attributes[name] == 1).to_numpy()
+        wanted = latents[has].mean() - latents[~has].mean()
+        np.testing.assert_allclose(vectors.loc[name], wanted, atol=1e-5)
+
+
+def test_vectors_are_joined_on_names_whatever_the_order(made_up):
+    latents, attributes = made_up
+    shuffled = attributes.sample(frac=1, random_state=0)
+    pd.testing.assert_frame_equal(
+        fv.attribute_vectors(latents, attributes),
+        fv.attribute_vectors(latents, shuffled),
+        check_exact=False,
+    )
+
+
+def test_missing_labels_are_counted_and_named(made_up):
+    latents, attributes = made_up
+    with pytest.warns(UserWarning, match="1 of 200 photos.*000000.jpg"):
+        fv.attribute_vectors(latents, attributes.iloc[1:])
+    with pytest.raises(ValueError, match="'000000.jpg' and 'other.jpg'"):
+        fv.attribute_vectors(latents, attributes.rename(lambda _: "other.jpg"))
+
+
+@pytest.mark.parametrize("value", [-1, 1])
+def test_attribute_of_nobody_or_everybody(made_up, value):
+    latents, attributes = made_up
+    with pytest.warns(UserWarning, match="nobody or everybody has: Hat"):
+        vectors = fv.attribute_vectors(latents, attributes.assign(Hat=value))
+    assert vectors.loc["Hat"].isna().all()
+    assert vectors.drop("Hat").notna().all(axis=None)
+    with pytest.raises(ValueError, match="nobody or everybody"):
+        fv.add_attribute(latents, vectors.loc["Hat"], [1.0])
+
+
+def test_adding_attributes(made_up):
+    latents, attributes = made_up
+    vectors = fv.attribute_vectors(latents, attributes)
+    smile, hat = vectors.loc["Smiling"], vectors.loc["Hat"]
+    moved = fv.add_attribute(latents, smile, [0, 0.5, -2])
+    assert moved.shape == (200, 3, 8)
+    np.testing.assert_array_equal(moved[:, 0], latents)
+    np.testing.assert_allclose(
+        moved[7, 2], latents.iloc[7] - 2 * smile, atol=1e-5
+    )
+    both = fv.add_attribute(moved, hat, [0, 1])
+    assert both.shape == (200, 3, 2, 8)
+    np.testing.assert_allclose(
+        both[7, 1, 1], latents.iloc[7] + 0.5 * smile + hat, atol=1e-5
+    )
+    with pytest.raises(ValueError, match=r"found \(5,\)"):
+        fv.add_attribute(latents, np.zeros(5), [1])
+
+
+def test_file_keeps_everything(made_up, tmp_path):
+    latents, attributes = made_up
+    vectors = fv.attribute_vectors(latents, attributes)
+    path = tmp_path / "new" / "vectors.h5"
+    fv.save_attributes(path, latents, attributes, vectors)
+    assert [file.name for file in path.parent.iterdir()] == ["vectors.h5"]
+    loaded = fv.load_attributes(path)
+    for found, wanted in zip(
+        loaded, (latents, attributes, vectors), strict=True
+    ):
+        pd.testing.assert_frame_equal(found, wanted, check_names=False)
+    with h5py.File(path) as file:
+        assert file["attribute_vectors"].dtype == "float32"
+        assert set(file) == {
+            "latent_vars",
+            "attributes",
+            "fields",
+            "attribute_vectors",
+            "filenames",
+        }
+
+
+def write_original(path, latents, attributes, vectors):
+    """As the 2017 programs do: no file names, names of fields as bytes."""
+    with h5py.File(path, "w") as file:
+        file["latent_vars"] = latents.to_numpy("float64")
+        file["attributes"] = attributes.to_numpy("int64")
+        file["fields"] = np.array(attributes.columns, dtype="S")
+        file["attribute_vectors"] = vectors.to_numpy("float32")
+
+
+def test_files_of_the_original_are_read(made_up, tmp_path):
+    latents, attributes = made_up
+    vectors = fv.attribute_vectors(latents, attributes)
+    path = tmp_path / "attribute_vectors.h5"
+    write_original(path, latents, attributes, vectors)
+    found_latents, found_attributes, found_vectors = fv.load_attributes(path)
+    assert list(found_latents.index) == list(range(200))
+    assert list(found_attributes.columns) == ["Smiling", "Male", "Hat"]
+    pd.testing.assert_frame_equal(found_vectors, vectors, check_names=False)
+
+
+def test_bad_attribute_vector_files(made_up, tmp_path):
+    latents, attributes = made_up
+    vectors = fv.attribute_vectors(latents, attributes)
+    path = tmp_path / "vectors.h5"
+    with pytest.raises(FileNotFoundError):
+        fv.load_attributes(path)
+    path.write_text("no HDF5")
+    with pytest.raises(ValueError, match="not an HDF5 file"):
+        fv.load_attributes(path)
+    write_original(path, latents, attributes, vectors)
+    with h5py.File(path, "a") as file:
+        del file["fields"]
+    with pytest.raises(ValueError, match="fields missing"):
+        fv.load_attributes(path)
+    write_original(path, latents, attributes, vectors.iloc[:2])
+    with pytest.raises(ValueError, match=r"\(3, 8\), found \(2, 8\)"):
+        fv.load_attributes(path)

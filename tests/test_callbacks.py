@@ -1,0 +1,52 @@
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import facevae_keras as fv
+
+
+@pytest.fixture
+def vae():
+    vae = fv.FaceVAE(latent_dim=4)
+    vae.compile(keras.optimizers.Adam(2e-4), loss=fv.PixelLoss())
+    return vae
+
+
+def test_pictures_every_so_many_steps(vae, faces, tmp_path):
+    photos = np.concatenate([faces] * 4)  # 128 faces
+    pictures = fv.ReconstructionPictures(photos, tmp_path / "p", every=3)
+    vae.fit(faces, batch_size=8, epochs=2, verbose=0, callbacks=[pictures])
+    assert sorted(path.name for path in (tmp_path / "p").iterdir()) == [
+        "photos.png",
+        "reconstructed_000003.png",
+        "reconstructed_000006.png",
+        "reconstructed_000008.png",
+    ]
+    picture = Image.open(tmp_path / "p" / "reconstructed_000008.png")
+    assert picture.size == (16 * 67 + 3, 8 * 67 + 3)  # 16x8, 3-pixel borders
+    first = np.asarray(Image.open(tmp_path / "p" / "photos.png"))
+    np.testing.assert_array_equal(first[3:67, 3:67], faces[0])
+
+
+def test_nan_stops_with_a_clear_message(vae, faces):
+    vae.compile(keras.optimizers.SGD(1e30), loss=fv.PixelLoss())
+    with pytest.raises(FloatingPointError, match="stopped at step.*lower lear"):
+        vae.fit(faces, epochs=5, verbose=0, callbacks=[fv.StopOnNaN()])
+
+
+def test_keras_own_callbacks_work_with_it(vae, faces, tmp_path):
+    callbacks = [
+        keras.callbacks.CSVLogger(str(tmp_path / "log.csv")),
+        keras.callbacks.TensorBoard(tmp_path / "tensorboard"),
+        keras.callbacks.ModelCheckpoint(
+            tmp_path / "best.keras", save_best_only=True
+        ),
+    ]
+    vae.fit(
+        faces, epochs=2, verbose=0, validation_data=faces, callbacks=callbacks
+    )
+    header, *rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert len(rows) == 2 and "val_reconstruction_loss" in header
+    assert list((tmp_path / "tensorboard").rglob("events*"))
+    assert fv.load_vae(tmp_path / "best.keras").latent_dim == 4

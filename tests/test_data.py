@@ -1,0 +1,251 @@
+import pathlib
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import facevae_keras as fv
+
+
+def write_image(path, size=(178, 218), seed=0, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    pixels = random.integers(0, 255, (size[1], size[0], 3), "uint8")
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Four good photos, a truncated one, and a text file named .jpg."""
+    for number in range(4):
+        write_image(tmp_path / f"good{number}.jpg", seed=number)
+    content = write_image(tmp_path / "cut.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.jpg").write_text("no image at all")
+    return tmp_path
+
+
+def test_flat_folder(tmp_path):
+    for name in ("b.jpg", "a.PNG"):
+        write_image(tmp_path / name.lower()).rename(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    images = fv.find_images(tmp_path)
+    assert list(images.index) == ["a.PNG", "b.jpg"]
+    assert list(images.columns) == ["path", "identity"]
+    assert images["identity"].isna().all()
+
+
+def test_identity_folders(tmp_path):
+    for person in ("0000045", "0000099"):
+        write_image(tmp_path / person / "001.jpg")
+    images = fv.find_images(str(tmp_path))
+    assert list(images.index) == ["0000045/001.jpg", "0000099/001.jpg"]
+    assert list(images["identity"]) == ["0000045", "0000099"]
+    assert all(pathlib.Path(path).exists() for path in images["path"])
+
+
+def test_celeba_of_mixed_sizes(celeba):
+    images = fv.find_images(celeba)
+    assert len(images) == 14823
+    assert images["identity"].notna().all()
+    attributes = fv.read_attributes(celeba / "list_attr_celeba.txt")
+    assert attributes.shape == (14823, 40)
+    assert set(attributes.index) == set(images.index)
+    assert attributes.dtypes.eq("int8").all()
+    assert set(np.unique(attributes)) == {-1, 1}
+    part = fv.find_images(celeba / "img_align_celeba")
+    assert len(part) == 5100 and part["identity"].notna().all()
+    native = part["path"].iloc[0]
+    half = fv.find_images(celeba / "img_align_celeba_half")["path"].iloc[0]
+    assert Image.open(native).size == (178, 218)
+    assert Image.open(half).size == (89, 109)
+    (batch,) = fv.image_dataset([native, half], 64, crop=0.8)
+    assert batch.shape == (2, 64, 64, 3)
+
+
+def test_the_crop_means_the_same_at_every_size(drawn, tmp_path):
+    path = fv.find_images(drawn)["path"].iloc[0]
+    with Image.open(path) as photo:
+        half = photo.resize((89, 109), Image.Resampling.BOX)
+    half.save(tmp_path / "half.png")
+    whole = fv.read_photo(path, 64, crop=0.8).astype(float)
+    scaled = fv.read_photo(tmp_path / "half.png", 64, crop=0.8)
+    assert np.abs(whole - scaled).mean() < 4
+
+
+def test_photos_are_scaled_with_anti_aliasing(tmp_path):
+    stripes = np.zeros((512, 512, 3), "uint8")
+    stripes[:, ::2] = 255
+    Image.fromarray(stripes).save(tmp_path / "stripes.png")
+    photo = fv.read_photo(tmp_path / "stripes.png", 64)
+    assert np.abs(photo.astype(int) - 127).max() <= 4
+
+
+def test_grey_and_transparent_images_become_rgb(tmp_path):
+    for mode in ("L", "RGBA", "P"):
+        Image.new(mode, (80, 80)).save(tmp_path / f"{mode}.png")
+        assert fv.read_photo(tmp_path / f"{mode}.png", 64).shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("content", ["nothing", "a text file", "a folder"])
+def test_folders_without_images(tmp_path, content):
+    if content == "a text file":
+        (tmp_path / "notes.txt").write_text("no image")
+    if content == "a folder":
+        (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="expected images.*found none"):
+        fv.find_images(tmp_path)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        fv.find_images(tmp_path / "nowhere")
+
+
+def test_the_same_name_twice_in_a_celeba_folder(tmp_path):
+    write_image(tmp_path / "one" / "000001.jpg")
+    write_image(tmp_path / "two" / "000001.jpg")
+    (tmp_path / "identity_CelebA.txt").write_text("000001.jpg 1\n")
+    with pytest.raises(ValueError, match="000001.jpg twice"):
+        fv.find_images(tmp_path)
+
+
+def test_bad_files_are_skipped_counted_and_named(damaged):
+    paths = fv.find_images(damaged)["path"]
+    with pytest.warns(UserWarning, match="2 of 6 images") as caught:
+        batches = list(fv.image_dataset(paths, 64))
+    assert sum(len(batch) for batch in batches) == 4
+    message = str(caught[0].message)
+    assert "cut.jpg" in message and "text.jpg" in message
+
+
+def test_only_bad_files_are_an_error(damaged):
+    with pytest.raises(Exception, match="1 of 1 images could not be read"):
+        list(fv.image_dataset([damaged / "text.jpg"], 64))
+
+
+def test_no_paths_and_a_bad_crop():
+    with pytest.raises(ValueError, match="found none"):
+        fv.image_dataset([], 64)
+    with pytest.raises(ValueError, match="crop is a fraction"):
+        fv.image_dataset(["a.jpg"], 64, crop=160)
+
+
+def test_a_batch_larger_than_the_data_set(drawn):
+    paths = fv.find_images(drawn)["path"]
+    with pytest.raises(ValueError, match="batch of 100 is larger .* of 48"):
+        fv.image_dataset(paths, 64, batch_size=100, shuffle=True)
+    (batch,) = fv.image_dataset(paths, 64, batch_size=100)
+    assert len(batch) == 48
+
+
+def test_shuffling_repeats_with_the_seed_and_changes_every_pass(drawn):
+    paths = fv.find_images(drawn)["path"]
+
+    def passes(seed):
+        dataset = fv.image_dataset(
+            paths,
+            64,
+            batch_size=16,
+            shuffle=True,
+            flip=True,
+            color_jitter=True,
+            seed=seed,
+        )
+        return [np.concatenate(list(dataset)) for _ in range(2)]
+
+    first, again, other = passes(1), passes(1), passes(2)
+    np.testing.assert_array_equal(first, again)
+    assert (first[0] != first[1]).any() and (first[0] != other[0]).any()
+
+
+def test_a_pass_shows_every_photo_once(drawn):
+    paths = fv.find_images(drawn)["path"]
+    plain = np.concatenate(list(fv.image_dataset(paths, 64)))
+    shuffled = np.concatenate(
+        list(fv.image_dataset(paths, 64, batch_size=8, shuffle=True))
+    )
+    assert (plain != shuffled).any()
+    order = [sorted(photo.tobytes() for photo in x) for x in (plain, shuffled)]
+    assert order[0] == order[1]
+
+
+def test_flips_mirror_about_half_of_the_photos(drawn):
+    paths = fv.find_images(drawn)["path"]
+    plain = np.concatenate(list(fv.image_dataset(paths, 64)))
+    flipped = np.concatenate(list(fv.image_dataset(paths, 64, flip=True)))
+    mirrored = (flipped == plain[:, :, ::-1]).all(axis=(1, 2, 3))
+    same = (flipped == plain).all(axis=(1, 2, 3))
+    assert (mirrored | same).all()
+    assert 10 < mirrored.sum() < 38
+
+
+def test_jitter_changes_colours_a_little_and_stays_in_range(drawn):
+    paths = fv.find_images(drawn)["path"]
+    plain = np.concatenate(list(fv.image_dataset(paths, 64)))
+    jittered = np.concatenate(
+        list(fv.image_dataset(paths, 64, color_jitter=True))
+    )
+    assert jittered.dtype == np.uint8
+    change = np.abs(plain.astype(float) - jittered).mean(axis=(1, 2, 3))
+    assert 1 < change.mean() < 30
+
+
+def test_splits_keep_people_apart(celeba):
+    images = fv.find_images(celeba)
+    training, validation = fv.split_images(images, 0.1)
+    assert not set(training["identity"]) & set(validation["identity"])
+    assert not set(training.index) & set(validation.index)
+    assert len(training) + len(validation) == len(images)
+    assert 0.1 <= len(validation) / len(images) < 0.11
+    again = fv.split_images(images, 0.1)[1]
+    assert list(again.index) == list(validation.index)
+
+
+def test_splits_without_identities():
+    images = pd.DataFrame(
+        {"path": "x", "identity": None}, index=[f"{n}.jpg" for n in range(50)]
+    )
+    training, validation = fv.split_images(images, 0.2, seed=1)
+    assert len(training) == 40 and len(validation) == 10
+    assert list(fv.split_images(images, 0.2, seed=2)[1]) != list(validation)
+    with pytest.raises(ValueError, match="at least one person"):
+        fv.split_images(images.assign(identity="the same"), 0.2)
+
+
+GOOD = "2\nSmiling Male\na.jpg 1 -1\nb.jpg -1 -1\n"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "number of photos in line 1"),
+        ("Smiling Male\na.jpg 1 -1\nb.jpg 1 1\n", "number of photos in line 1"),
+        (GOOD.replace("b.jpg -1 -1", "b.jpg -1"), "line 4: expected .* 2 val"),
+        (GOOD.replace("a.jpg 1", "a.jpg 0"), "line 3: .* -1 or 1, found 0"),
+        (GOOD.replace("2\n", "3\n", 1), "says 3 photos, found 2"),
+    ],
+)
+def test_bad_attribute_files(tmp_path, text, message):
+    path = tmp_path / "list_attr_celeba.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        fv.read_attributes(path)
+
+
+def test_attribute_files(tmp_path):
+    path = tmp_path / "list_attr_celeba.txt"
+    path.write_text(GOOD)
+    attributes = fv.read_attributes(path)
+    assert attributes.loc["a.jpg"].to_dict() == {"Smiling": 1, "Male": -1}
+    with pytest.raises(FileNotFoundError, match="attribute file"):
+        fv.read_attributes(tmp_path / "other.txt")
+
+
+def test_no_warning_for_good_photos(drawn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        list(fv.image_dataset(fv.find_images(drawn)["path"], 64))
