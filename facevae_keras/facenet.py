@@ -114,7 +114,7 @@ def feature_extractor(facenet, layers):
             + ", ".join(name for name in ENDPOINTS if name in available)
         )
     outputs = [facenet.get_layer(name).output for name in layers]
-    extractor = _ListModel(facenet.inputs, outputs, name="feature_extractor")
+    extractor = _ListModel(facenet.input, outputs, name="feature_extractor")
     extractor.trainable = False
     return extractor
 

@@ -58,7 +58,7 @@ def save_picture(path, image):
 
 
 def show_faces(
-    images, columns=8, row_labels=(), column_labels=(), title=None, width=10
+    images, columns=8, row_labels=(), column_labels=(), title=None, width=8
 ):
     """Shows faces in a figure.
 

@@ -13,6 +13,7 @@ right and ``v`` down. Light is linear (the square of a pixel value from 0 to
 
 import math
 import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -913,7 +914,8 @@ def write_synthetic_dataset(folder, count, seed=666):
 
     lines = [str(count), " ".join(ATTRIBUTES) + " "]
     # One thread: NumPy's many small steps would only queue for Python's lock.
-    for number in tqdm(range(1, count + 1), "drawing faces", mininterval=1.0):
+    numbers = range(1, count + 1)
+    for number in tqdm(numbers, "drawing faces", file=sys.stdout, mininterval=1):
         image, attributes = draw_face(np.random.default_rng([seed, number]))
         path = images / f"{number:06d}.jpg"
         unfinished = path.with_suffix(".part")

@@ -130,9 +130,11 @@ class FaceVAE(keras.Model):
         return self.decoder(mean, training=training)
 
     def _encode(self, photos, training):
-        photos = ops.cast(photos, self.compute_dtype)
+        photos = ops.cast(photos, "float32")
         images = scale_images(photos, self.image_size)
-        return self.encoder(images, training=training)
+        mean, log_variance = self.encoder(images, training=training)
+        # Under mixed precision the sums of the loss still are in float32.
+        return ops.cast(mean, "float32"), ops.cast(log_variance, "float32")
 
     def compute_losses(self, photos, training):
         """The mathematics of a step, the same on every backend.

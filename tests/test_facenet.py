@@ -12,7 +12,7 @@ def test_every_endpoint_agrees_with_the_original(
     endpoints = [name for name in facenet_golden if name in fv.ENDPOINTS]
     assert len(endpoints) == len(fv.ENDPOINTS) == 15
     outputs = [facenet.get_layer(name).output for name in endpoints]
-    model = keras.Model(facenet.inputs, [*outputs, facenet.output])
+    model = keras.Model(facenet.input, [*outputs, facenet.output])
     *found, embedding = model.predict(facenet_golden["images"], verbose=0)
     for name, values in zip(endpoints, found, strict=True):
         values = values.reshape(8, -1)

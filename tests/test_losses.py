@@ -22,9 +22,7 @@ def test_scaling_agrees_with_tensorflow_anti_aliased(size):
     images = np.random.default_rng(0).uniform(0, 255, (2, 160, 160, 3))
     images = images.astype("float32")
     wanted = tf.image.resize(images, (size, size), antialias=True)
-    np.testing.assert_allclose(
-        scale_images(images, size), wanted, atol=0.01
-    )
+    np.testing.assert_allclose(scale_images(images, size), wanted, atol=0.01)
 
 
 def test_what_fits_is_not_touched():

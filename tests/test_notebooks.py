@@ -1,0 +1,98 @@
+"""Every notebook runs, on drawn faces and on photos, with tiny settings."""
+
+import pathlib
+
+import nbformat
+import papermill
+import pytest
+
+NOTEBOOKS = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
+
+TINY = {
+    "00_meet_the_faces": {},
+    "01_train_a_vae": {
+        "steps": 12,
+        "steps_per_epoch": 6,
+        "picture_every": 6,
+        "batch_size": 16,
+    },
+    "02_attribute_vectors": {},
+    "03_add_a_smile": {"classifier_epochs": 1},
+}
+
+
+def run(name, folder, **parameters):
+    """Executes a notebook in `folder`; returns the text of its outputs."""
+    result = folder / f"{name}.ipynb"
+    papermill.execute_notebook(
+        NOTEBOOKS / f"{name}.ipynb",
+        result,
+        parameters=parameters,
+        cwd=folder,
+        progress_bar=False,
+    )
+    notebook = nbformat.read(result, as_version=4)
+    outputs = [
+        output
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    ]
+    return "".join(output.get("text", "") for output in outputs)
+
+
+def test_the_course_on_drawn_faces(tmp_path):
+    for name, tiny in TINY.items():
+        text = run(name, tmp_path, drawn_faces=150, **tiny)
+    assert "seen as Smiling" in text
+    made = {path.name for path in (tmp_path / "build").iterdir()}
+    assert {
+        "vae.keras",
+        "losses.csv",
+        "attribute_vectors.h5",
+        "add_smile.png",
+        "03_smile.png",
+    } <= made
+    pictures = {path.name for path in (tmp_path / "build/pictures").iterdir()}
+    assert "reconstructed_000012.png" in pictures
+
+
+def test_the_course_on_photos_with_the_real_facenet(
+    tmp_path, celeba, facenet_checkpoint, facenet_golden
+):
+    data = {"data_dir": str(celeba), "max_images": 400}
+    text = run(
+        "00_meet_the_faces",
+        tmp_path,
+        data_dir=str(celeba),
+        facenet=str(facenet_checkpoint),
+        golden=str(celeba.parent / "golden" / "facenet_20180402-114759.npz"),
+    )
+    assert "14823 photos, 40 attributes" in text
+    assert "largest of all" in text
+    run(
+        "01_train_a_vae",
+        tmp_path,
+        **data,
+        **TINY["01_train_a_vae"],
+        facenet=str(facenet_checkpoint),
+        standardization="vae",
+        perceptual_size=80,
+        learning_rate_decay=False,
+        color_jitter=True,
+    )
+    run("02_attribute_vectors", tmp_path, **data)
+    text = run("03_add_a_smile", tmp_path, **data, classifier_epochs=1)
+    assert "seen as Smiling" in text
+
+
+def test_the_smile_starts_on_its_own_from_what_ships(tmp_path):
+    text = run("03_add_a_smile", tmp_path, drawn_faces=150, classifier_epochs=1)
+    assert "VAE: drawn_faces.keras, vectors: drawn_faces.h5" in text
+
+
+def test_an_unknown_parameter_is_an_error(tmp_path):
+    with pytest.raises(
+        papermill.PapermillExecutionError, match="no parameter stepz"
+    ):
+        run("01_train_a_vae", tmp_path, stepz=5)
