@@ -583,14 +583,14 @@ def paint_brow(c, side):
 
 def paint_mouth(c):
     """Lips, and between them teeth and the dark of the mouth."""
-    p, where = c.p, c.around(c.p.turn, 45, 27, 24)
+    p, where = c.p, c.around(c.p.turn, 45, 31, 25)
     rounded = p.gap * (not p.smiling)  # "oh" rather than a laugh
-    half = 15.2 * p.mouth_width * (1 + 0.27 * p.joy - 0.2 * rounded)
+    half = 16.4 * p.mouth_width * (1 + 0.4 * p.joy - 0.2 * rounded)
     x, y = (c.f[where] - 0.9 * p.turn) / half, c.v[where] - p.mouth
     arch, far = np.maximum(1 - x * x, 0), np.abs(x)
-    lift = 1.1 + (6.8 * p.joy - 5 * p.gloom)
+    lift = 1.1 + (9.0 * p.joy - 6 * p.gloom)
     line = y - lift * (0.42 - x * x)
-    tall, power = (7.4, 0.8) if p.smiling else (12, 0.65)
+    tall, power = (9.4, 0.8) if p.smiling else (12, 0.65)
     gap = p.gap * tall * arch**power
     top, bottom, end = line + 0.3 * gap, line - 0.7 * gap, ramp(far, 1.02, 0.9)
     if p.open:
@@ -598,7 +598,7 @@ def paint_mouth(c):
         c.paint(inside, colour((60, 22, 22)), where)
         tongue = inside * bump(x, bottom + 0.5, 0.75, 3.5)
         c.paint(tongue * 0.7, colour((125, 62, 58)), where)
-        teeth = ramp(top - (5.6 if p.smiling else 2.6) * arch**0.4, 0.7, -0.7)
+        teeth = ramp(top - (7.0 if p.smiling else 2.6) * arch**0.4, 0.7, -0.7)
         between = 1 - 0.06 * ridge((x * 4.2 + 0.5) % 1 - 0.5, 0.14)
         light = (0.84 - 0.5 * x * x + 0.08 * p.lamp[0] * x) * between
         c.paint(inside * teeth, colour((242, 236, 224)) * light, where)
@@ -915,7 +915,8 @@ def write_synthetic_dataset(folder, count, seed=666):
     lines = [str(count), " ".join(ATTRIBUTES) + " "]
     # One thread: NumPy's many small steps would only queue for Python's lock.
     numbers = range(1, count + 1)
-    for number in tqdm(numbers, "drawing faces", file=sys.stdout, mininterval=1):
+    progress = tqdm(numbers, "drawing faces", file=sys.stdout, mininterval=1)
+    for number in progress:
         image, attributes = draw_face(np.random.default_rng([seed, number]))
         path = images / f"{number:06d}.jpg"
         unfinished = path.with_suffix(".part")
