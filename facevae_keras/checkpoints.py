@@ -1,7 +1,9 @@
-"""Reads other people's weights into plain arrays under their original names.
+"""Reads other people's weights into arrays under their original names.
 
-Nothing here executes what it reads: a TensorFlow 1 checkpoint is a table of
-named tensors, and the graph in the `.meta` file beside it is never opened.
+`open_weights` recognises a file by its content and says which arrays it
+declares; `assign_arrays` compares them with a network and reads those that it
+needs. Nothing here executes what it reads, writes anything, or unpacks more
+than the network takes: see `tensorflow_files`, `torch_files`, `keras_files`.
 
 A Keras layer cannot have "/" in its name, so this project writes the scopes of
 the original variables with "-" instead, and `-linear` marks the convolution or
@@ -10,12 +12,233 @@ the variable `Repeat/block35_1/Conv2d_1x1/weights` is the kernel of the layer
 `Repeat-block35_1-Conv2d_1x1-linear`. `original_names` is that rule.
 """
 
+import dataclasses
+import functools
+import io
 import pathlib
 import re
+import zipfile
 
+import h5py
+import keras
 import numpy as np
 
+from facevae_keras import keras_files, tensorflow_files, torch_files
+from facevae_keras.stored_arrays import StoredArray, clear_errors, map_file
+
+CHECKPOINT = "TensorFlow 1 checkpoint"
+GRAPH = "frozen TensorFlow graph"
+KERAS2 = "Keras 2 weights"
+ARRAYS = "folder of .npy files"
+TORCH = "PyTorch state dictionary"
+KERAS3 = "Keras 3 model"
+
 _ORIGINAL_VARIABLES = {"kernel": "weights", "bias": "biases"}
+
+# The largest published archive, a checkpoint and a frozen graph of FaceNet,
+# unpacks to 200 MB.
+_LARGEST_ARCHIVE = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightFile:
+    """What a file, a folder or an archive of weights declares to hold.
+
+    Attributes:
+        source: where it is, as the user named it.
+        form: what kind it is, one of this module's constants.
+        arrays: dictionary of each variable's name there to `StoredArray`.
+        layers: names of all layers, of a Keras 3 model.
+    """
+
+    source: object
+    form: str
+    arrays: dict
+    layers: tuple = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ConversionReport:
+    """What became of the variables of a file; `print` shows it.
+
+    A variable that the network needs and the file lacks, or has in another
+    shape, is an error and in no report.
+
+    Attributes:
+        source: where the weights come from.
+        form: what kind of file that is.
+        read: number of variables in it.
+        matched: number of the network's variables, all filled from it.
+        values: number of single values in those.
+        left_over: names of the file's variables that the network doesn't have.
+        largest_difference: of a self-test, relative: what every convolution
+            with batch norm makes of the same noise, computed from the file's
+            numbers in the file's own way and from the network's variables.
+    """
+
+    source: str
+    form: str
+    read: int
+    matched: int
+    values: int
+    left_over: tuple
+    largest_difference: float
+
+    def __str__(self):
+        left_over = f"{len(self.left_over)} left over"
+        if self.left_over:
+            left_over += f" ({_first_few(self.left_over)})"
+        return (
+            f"{self.source}: {self.form}\n"
+            f"{self.read} variables read, {left_over}\n"
+            f"{self.matched} variables of the network filled, none missing, "
+            f"all shapes equal, {self.values:,} values\n"
+            f"largest difference of the self-test: "
+            f"{self.largest_difference:.1e}"
+        )
+
+
+def open_weights(source):
+    """Recognises weights by their content and lists the arrays they declare.
+
+    Args:
+        source: a TensorFlow 1 checkpoint (its prefix, its folder, or a zip of
+            that folder), a frozen graph, a Keras 2 HDF5 file, a folder of
+            `.npy` files, a PyTorch state dictionary, or a `.keras` file.
+
+    Returns:
+        `WeightFile`.
+
+    Raises:
+        FileNotFoundError: nothing there, or part of a checkpoint is missing.
+        ValueError: damaged, or of no known kind; names the file.
+    """
+    path = pathlib.Path(source)
+    with clear_errors(source):
+        if path.is_file():
+            return _open_file(source, path)
+        if path.is_dir() and not list(path.glob("*.index")):
+            if list(path.glob("*.npy")):
+                arrays = keras_files.read_folder(path)
+                return WeightFile(source, ARRAYS, arrays)
+            graphs = list(path.glob("*.pb"))
+            if len(graphs) == 1:
+                return _open_file(source, graphs[0])
+        return _open_checkpoint(source, find_checkpoint(path))
+
+
+def _open_file(source, path):
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError("the file is empty")
+    data = map_file(path)
+    if data[:8] == keras_files.HDF5_MAGIC:
+        return _open_hdf5(source, h5py.File(path, "r"))
+    if data[:4] == b"PK\x03\x04":
+        return _open_archive(source, zipfile.ZipFile(path))
+    if data[: len(torch_files.LEGACY_MAGIC)] == torch_files.LEGACY_MAGIC:
+        return WeightFile(source, TORCH, torch_files.read_legacy(data))
+    if data[-8:] == tensorflow_files.TABLE_MAGIC:
+        return _open_checkpoint(source, find_checkpoint(path.with_suffix("")))
+    if data[:1] == b"\n":  # the first field of a protocol buffer
+        return WeightFile(source, GRAPH, tensorflow_files.read_graph(data))
+    found = "bytes of no known kind"
+    if data[:1] == b"\x80":
+        found = "a pickle that torch.save did not write, and was not opened"
+    raise ValueError(
+        "expected weights: a TensorFlow 1 checkpoint or a zip of one, a "
+        "frozen graph (.pb), a Keras file (.h5, .keras) or a PyTorch state "
+        f"dictionary (.pt); found {found}"
+    )
+
+
+def _open_checkpoint(source, prefix):
+    shards = sorted(prefix.parent.glob(prefix.name + ".data-*"))
+    _check_shards(shards)
+    arrays = tensorflow_files.read_checkpoint(
+        prefix.with_name(prefix.name + ".index").read_bytes(),
+        [shard.stat().st_size for shard in shards],
+        lambda number: map_file(shards[number]),
+    )
+    return WeightFile(source, CHECKPOINT, arrays)
+
+
+def _check_shards(names):
+    """The weights lie in files NAME.data-00000-of-00001, one or more."""
+    count = int(str(names[0])[-5:]) if names else 1
+    if len(names) != count:
+        raise ValueError(
+            f"{count} data files (NAME.data-00000-of-{count:05d}) belong "
+            f"beside NAME.index, found {len(names)}"
+        )
+
+
+def _open_archive(source, archive):
+    members = archive.infolist()
+    for member in members:
+        parts = re.split(r"[/\\]", member.filename)
+        if ".." in parts or parts[0] == "" or ":" in parts[0]:
+            raise ValueError(
+                f"an archive with a path that leads out of it "
+                f"({member.filename}); nothing of it was unpacked"
+            )
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > _LARGEST_ARCHIVE:
+        raise ValueError(
+            f"an archive that unpacks to {unpacked:,} bytes, expected at most "
+            f"{_LARGEST_ARCHIVE:,}; nothing of it was unpacked"
+        )
+    names = archive.namelist()
+    if "model.weights.h5" in names:
+        file = io.BytesIO(archive.read("model.weights.h5"))
+        return _open_hdf5(source, h5py.File(file, "r"))
+    if any(name.endswith("/data.pkl") for name in names):
+        return WeightFile(source, TORCH, torch_files.read_archive(archive))
+    indices = [name for name in names if name.endswith(".index")]
+    if indices:
+        return _open_zipped_checkpoint(source, archive, max(indices, key=_step))
+    graphs = [name for name in names if name.endswith(".pb")]
+    if len(graphs) == 1:
+        data = archive.read(graphs[0])
+        return WeightFile(source, GRAPH, tensorflow_files.read_graph(data))
+    raise ValueError(
+        "expected an archive of a TensorFlow 1 checkpoint, a PyTorch state "
+        f"dictionary or a Keras model, found {_first_few(names)}"
+    )
+
+
+def _open_zipped_checkpoint(source, archive, index):
+    prefix = index.removesuffix(".index")
+    shards = sorted(
+        name
+        for name in archive.namelist()
+        if name.startswith(prefix + ".data-")
+    )
+    _check_shards(shards)
+    arrays = tensorflow_files.read_checkpoint(
+        archive.read(index),
+        [archive.getinfo(shard).file_size for shard in shards],
+        # Unpacked once and only when the first array is read.
+        functools.cache(lambda number: archive.read(shards[number])),
+    )
+    return WeightFile(source, CHECKPOINT, arrays)
+
+
+def _open_hdf5(source, file):
+    if "layers" not in file:
+        return WeightFile(source, KERAS2, keras_files.read_keras2(file))
+    layers = keras_files.read_keras3(file)
+    arrays = {}
+    for layer, variables in layers.items():
+        scope = _original_scope(layer)
+        # Keras 3 numbers a layer's variables; this project has only these.
+        kinds = ("weights", "biases")
+        if layer.endswith("BatchNorm"):
+            kinds = ("beta", "moving_mean", "moving_variance")
+        for number, variable in enumerate(variables):
+            kind = kinds[number] if number < len(kinds) else number
+            arrays[f"{scope}/{kind}"] = variable
+    return WeightFile(source, KERAS3, arrays, tuple(layers))
 
 
 def find_checkpoint(source):
@@ -55,36 +278,9 @@ def find_checkpoint(source):
 
 
 def _step(index_file):
-    digits = re.search(r"-(\d+)\.index$", index_file.name)
-    return (int(digits.group(1)) if digits else -1, index_file.name)
-
-
-def read_checkpoint(source):
-    """Reads all variables of a TensorFlow 1 checkpoint.
-
-    Args:
-        source: see `find_checkpoint`.
-
-    Returns:
-        Dictionary of original variable name to NumPy array.
-
-    Raises:
-        FileNotFoundError: see `find_checkpoint`.
-        ValueError: the files are damaged or are no checkpoint.
-    """
-    import tensorflow as tf
-
-    prefix = find_checkpoint(source)
-    try:
-        reader = tf.train.load_checkpoint(str(prefix))
-        return {
-            name: reader.get_tensor(name)
-            for name in reader.get_variable_to_shape_map()
-        }
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"{prefix}: not a readable TensorFlow checkpoint ({error})"
-        ) from error
+    name = str(index_file)
+    digits = re.search(r"-(\d+)\.index$", name)
+    return (int(digits.group(1)) if digits else -1, name)
 
 
 def original_names(model, scope):
@@ -104,24 +300,29 @@ def original_names(model, scope):
     """
     names = {}
     for layer in model.layers:
-        layer_scope = layer.name.removesuffix("-linear").replace("-", "/")
         for variable in layer.weights:
             kind = _ORIGINAL_VARIABLES.get(variable.name, variable.name)
-            names[f"{scope}/{layer_scope}/{kind}"] = variable
+            names[f"{scope}/{_original_scope(layer.name)}/{kind}"] = variable
     return names
 
 
+def _original_scope(layer_name):
+    return layer_name.removesuffix("-linear").replace("-", "/")
+
+
 def assign_arrays(variables, arrays, source):
-    """Gives Keras variables the values that were read under the same names.
+    """Gives Keras variables the values that are stored under the same names.
 
     Args:
         variables: dictionary from `original_names`.
-        arrays: dictionary of original variable name to array; may hold more.
+        arrays: dictionary of original variable name to `StoredArray`; may
+            hold more, which are never read.
         source: where the arrays come from, for the error message.
 
     Raises:
         ValueError: a variable is missing, or has another shape; all of them
-            are counted and the first few named, and no variable is changed.
+            are counted and the first few named, and nothing is read. Or the
+            values of one are damaged or not finite. No variable is changed.
     """
     missing = [name for name in variables if name not in arrays]
     misshapen = [
@@ -142,8 +343,77 @@ def assign_arrays(variables, arrays, source):
             f"found {'; '.join(problems)}. Is it a checkpoint of another "
             "architecture?"
         )
+    values = {}
+    for name in variables:
+        with clear_errors(f"{source}: {name}"):
+            values[name] = arrays[name].read()
     for name, variable in variables.items():
-        variable.assign(np.asarray(arrays[name], dtype="float32"))
+        variable.assign(values[name])
+
+
+def conversion_report(file, variables, used, layer_response):
+    """Tests a conversion and sums it up.
+
+    Args:
+        file: the `WeightFile`.
+        variables: dictionary from `original_names`, with the values assigned.
+        used: names of the file's variables that were used.
+        layer_response: function of a layer's scope that computes
+            `layer_response` from the file's numbers, in the file's own way.
+
+    Returns:
+        `ConversionReport`.
+    """
+    converted = {
+        name: StoredArray(
+            tuple(variable.shape),
+            functools.partial(keras.ops.convert_to_numpy, variable.value),
+        )
+        for name, variable in variables.items()
+    }
+    differences = [0.0]
+    for name in variables:
+        if name.endswith("/BatchNorm/beta"):
+            scope = name.removesuffix("/BatchNorm/beta")
+            expected = layer_response(scope)
+            found = convolution_response(converted, scope)
+            largest = np.abs(expected).max()
+            differences.append(np.abs(found - expected).max() / largest)
+    return ConversionReport(
+        source=str(file.source),
+        form=file.form,
+        read=len(file.arrays),
+        matched=len(variables),
+        values=sum(int(np.prod(array.shape)) for array in converted.values()),
+        left_over=tuple(sorted(set(file.arrays) - set(used))),
+        largest_difference=float(max(differences)),
+    )
+
+
+def convolution_response(arrays, scope):
+    """What a convolution with batch norm makes of one window full of noise.
+
+    Args:
+        arrays: dictionary of original variable name to `StoredArray`.
+        scope: scope of the layer, such as `encoder/Conv2d_1`.
+
+    Returns:
+        float64 array, one value for each filter.
+    """
+    kernel = arrays[f"{scope}/weights"].read().astype("float64")
+    norm = f"{scope}/BatchNorm"
+    beta, mean, variance = (
+        arrays[f"{norm}/{name}"].read().astype("float64")
+        for name in ("beta", "moving_mean", "moving_variance")
+    )
+    window = noise_window(kernel.shape[:-1])
+    product = np.tensordot(window, kernel, axes=window.ndim)
+    return (product - mean) / np.sqrt(variance + 1e-3) + beta
+
+
+def noise_window(shape):
+    """The same noise for every convolution of one shape."""
+    return np.random.RandomState(0).standard_normal(shape)
 
 
 def _first_few(names, count=4):

@@ -5,14 +5,16 @@ Connections on Learning" (arXiv 1602.07261), as David Sandberg's facenet trains
 it for faces (Schroff et al. 2015, arXiv 1503.03832).
 """
 
+import functools
 import zlib
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
-from facevae_keras import checkpoints
+from facevae_keras import checkpoints, downloads, facenet_names
 from facevae_keras.architectures import RGB_MEAN, RGB_VARIANCE
+from facevae_keras.stored_arrays import StoredArray, clear_errors
 
 ENDPOINTS = (
     "Conv2d_1a_3x3",
@@ -35,58 +37,134 @@ ENDPOINTS = (
 # The three layers that the facenet wiki compares photo and reconstruction by.
 WIKI_LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
 
-_SCOPE = "InceptionResnetV1"
+_SCOPE = facenet_names.SCOPE
+_STANDARDIZATIONS = ("fixed", "vae", "per_image")
+
+# More than any published FaceNet has, and still no burden.
+_LARGEST_EMBEDDING = 2048
 
 
-def load_facenet(source, standardization="fixed"):
+def load_facenet(source, standardization=None):
     """Builds FaceNet and fills it with converted weights.
 
+    The files are only read, whatever they claim to be: no program in them is
+    executed, and no network that they describe is built.
+
     Args:
-        source: a TensorFlow 1 checkpoint (its prefix or its folder), or
-            `"seeded"`: no training at all, but random weights of sensible size
-            that are the same everywhere. Random convolutions still compare
-            edges and textures, so they will do for a first perceptual loss;
-            they know nothing about faces.
+        source: where the weights are, in any of the forms in which FaceNet is
+            passed on; recognised by content, not by file name:
+
+            - the name of a published model, `"20180402-114759"` (VGGFace2) or
+              `"20180408-102900"` (CASIA-WebFace): downloaded once, 110 MB;
+            - a TensorFlow 1 checkpoint: its prefix, its folder, or the zip as
+              published;
+            - the frozen graph `NAME.pb`;
+            - keras-facenet's HDF5 file, whole model or weights, or a folder
+              of its `.npy` files;
+            - facenet-pytorch's state dictionary (`.pt`);
+            - a `.keras` file of a model that this function returned;
+            - `"seeded"`: no training at all, but random weights of sensible
+              size that are the same everywhere. Random convolutions still
+              compare edges and textures, so they will do for a first
+              perceptual loss; they know nothing about faces.
         standardization: how the first layer maps RGB 0..255 to what the
             convolutions see: `"fixed"` is `(x - 127.5) / 128`, with which the
-            2018 models were trained; `"vae"` is the mean and deviation that
-            the original VAE programs feed to FaceNet.
+            2018 models were trained; `"per_image"` subtracts each image's own
+            mean and divides by its own deviation, as the 2017 model was
+            trained; `"vae"` is the mean and deviation that the original VAE
+            programs feed to FaceNet. None is the model's own: what a `.keras`
+            file was saved with, `"per_image"` for an embedding of 128 (the
+            2017 model), `"fixed"` for any other.
 
     Returns:
         A functional `keras.Model`: images (n, height, width, 3), RGB 0..255,
         to embeddings (n, 512) (or 128), not normalised. The usual size is
         160x160; other sizes work where the layers allow. Every name in
-        `ENDPOINTS` is `model.get_layer(name).output`.
+        `ENDPOINTS` is `model.get_layer(name).output`. Unless seeded, its
+        attribute `conversion` says what was read and how the conversion was
+        tested: a `checkpoints.ConversionReport`, for `print`.
 
     Raises:
-        FileNotFoundError: no checkpoint there.
-        ValueError: an unknown standardization, or weights of another network.
+        FileNotFoundError: nothing there.
+        OSError: a download failed; says where to get the file and where to
+            put it.
+        ValueError: an unknown standardization, a damaged file, or weights of
+            another network; names the file.
 
     Example:
 
     >>> facenet = fv.load_facenet("facenet/20180402-114759")
     >>> facenet.predict(photos).shape  # photos: (8, 160, 160, 3)
     (8, 512)
+    >>> print(facenet.conversion)
+    facenet/20180402-114759: TensorFlow 1 checkpoint
+    490 variables read, 0 left over
+    490 variables of the network filled, none missing, all shapes equal, ...
     """
+    if standardization not in (None, *_STANDARDIZATIONS):
+        raise ValueError(
+            "standardization must be None (the model's own), "
+            f'"per_image", "fixed" or "vae", found {standardization!r}'
+        )
     if source == "seeded":
-        model = _inception_resnet_v1(512, standardization)
-        variables = checkpoints.original_names(model, _SCOPE)
-        arrays = {
-            name: _seeded_array(name, tuple(variable.shape))
-            for name, variable in variables.items()
-        }
-    else:
-        arrays = checkpoints.read_checkpoint(source)
-        bottleneck = arrays.get(f"{_SCOPE}/Bottleneck/weights")
-        if bottleneck is None:
-            raise ValueError(
-                f"{source}: expected FaceNet's {_SCOPE}/Bottleneck/weights, "
-                f"found {len(arrays)} variables without it; this is a "
-                "checkpoint of another network"
-            )
-        model = _inception_resnet_v1(bottleneck.shape[-1], standardization)
-        variables = checkpoints.original_names(model, _SCOPE)
-    checkpoints.assign_arrays(variables, arrays, source)
+        return _seeded_facenet(standardization or "fixed")
+    file = checkpoints.open_weights(downloads.find_published(source))
+    embedding_size = _embedding_size(file)
+    model = _inception_resnet_v1(
+        embedding_size,
+        standardization or _own_standardization(file, embedding_size),
+    )
+    variables = checkpoints.original_names(model, _SCOPE)
+    with clear_errors(file.source):
+        arrays, used = facenet_names.original_arrays(file, variables)
+    checkpoints.assign_arrays(variables, arrays, file.source)
+    model.conversion = checkpoints.conversion_report(
+        file,
+        variables,
+        used,
+        lambda scope: facenet_names.layer_response(file, scope, variables),
+    )
+    return model
+
+
+def _embedding_size(file):
+    """The width of the bottleneck, as the file declares it."""
+    name = f"{_SCOPE}/Bottleneck/weights"
+    arrays, _ = facenet_names.original_arrays(file, [name])
+    if name not in arrays:
+        raise ValueError(
+            f"{file.source}: expected FaceNet's {name}, found "
+            f"{len(file.arrays)} variables without it; this is a "
+            f"{file.form}, but a checkpoint of another network"
+        )
+    shape = arrays[name].shape
+    if len(shape) != 2 or not 0 < shape[1] <= _LARGEST_EMBEDDING:
+        raise ValueError(
+            f"{file.source}: expected FaceNet's {name} of shape (1792, 128) "
+            f"or (1792, 512), found {shape}"
+        )
+    return shape[1]
+
+
+def _own_standardization(file, embedding_size):
+    """What a model was trained with, or saved with."""
+    for name in _STANDARDIZATIONS:
+        if name in file.layers:
+            return name
+    return "per_image" if embedding_size == 128 else "fixed"
+
+
+def _seeded_facenet(standardization):
+    model = _inception_resnet_v1(512, standardization)
+    variables = checkpoints.original_names(model, _SCOPE)
+    arrays = {
+        name: StoredArray(
+            tuple(variable.shape),
+            functools.partial(_seeded_array, name, tuple(variable.shape)),
+        )
+        for name, variable in variables.items()
+    }
+    checkpoints.assign_arrays(variables, arrays, "seeded")
     return model
 
 
@@ -147,9 +225,22 @@ def _standardization_layer(name):
         return layers.Normalization(
             mean=RGB_MEAN, variance=RGB_VARIANCE, name=name
         )
-    raise ValueError(
-        f'standardization must be "fixed" or "vae", found {name!r}'
-    )
+    return PerImageStandardization(name=name)
+
+
+@keras.saving.register_keras_serializable(package="facevae_keras")
+class PerImageStandardization(layers.Layer):
+    """Gives every image mean 0 and deviation 1, as the 2017 FaceNet expects.
+
+    An image of one colour is divided by `1 / sqrt(values)`, not by 0.
+    """
+
+    def call(self, images):
+        images = ops.cast(images, self.compute_dtype)
+        mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
+        deviation = ops.std(images, axis=(1, 2, 3), keepdims=True)
+        values = ops.cast(ops.prod(ops.shape(images)[1:]), images.dtype)
+        return (images - mean) / ops.maximum(deviation, 1 / ops.sqrt(values))
 
 
 def _batch_norm(scope):

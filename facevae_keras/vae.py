@@ -254,12 +254,15 @@ def load_vae(source, architecture=None):
 
     Args:
         source: a `.keras` file that `FaceVAE.save` wrote, or a TensorFlow 1
-            checkpoint (prefix or folder) of the original programs.
+            checkpoint of the original programs: its prefix, its folder, or
+            the zip as published.
         architecture: for a checkpoint, which of the original's three models
             it holds, as for `FaceVAE`.
 
     Returns:
-        A `FaceVAE`; compile it with a loss before training it further.
+        A `FaceVAE`; compile it with a loss before training it further. Of a
+        checkpoint, its attribute `conversion` is a
+        `checkpoints.ConversionReport`.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -271,36 +274,48 @@ def load_vae(source, architecture=None):
     >>> vae = fv.load_vae("model.ckpt-50000", architecture="dfc_vae")
     """
     source = pathlib.Path(source)
-    if source.is_file():
-        if not zipfile.is_zipfile(source):
-            raise ValueError(
-                f"{source}: expected a .keras file or the prefix of a "
-                "TensorFlow 1 checkpoint, found another kind of file"
-            )
-        vae = keras.saving.load_model(
-            source, custom_objects={"FaceVAE": FaceVAE}
+    if source.is_file() and zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            saved_by_keras = "config.json" in archive.namelist()
+        if saved_by_keras:
+            return _load_saved(source)
+    file = checkpoints.open_weights(source)
+    if file.form != checkpoints.CHECKPOINT:
+        raise ValueError(
+            f"{source}: expected a .keras file or a TensorFlow 1 checkpoint, "
+            f"found a {file.form}"
         )
-        if not isinstance(vae, FaceVAE):
-            raise ValueError(
-                f"{source}: expected a FaceVAE, found {type(vae).__name__}"
-            )
-        return vae
-    arrays = checkpoints.read_checkpoint(source)
     if architecture is None:
         raise ValueError(
             f"{source} is a checkpoint of the original programs: say which "
             'model it holds, as in load_vae(source, architecture="dfc_vae")'
         )
+    arrays = file.arrays
     mean_biases = arrays.get("encoder/Fc_1/biases")
-    if mean_biases is None:
+    if mean_biases is None or len(mean_biases.shape) != 1:
         raise ValueError(
             f"{source}: expected the variables of a VAE, such as "
             "encoder/Fc_1/biases; found a checkpoint without them"
         )
-    vae = FaceVAE(architecture, latent_dim=len(mean_biases))
+    vae = FaceVAE(architecture, latent_dim=mean_biases.shape[0])
     variables = {
         **checkpoints.original_names(vae.encoder, "encoder"),
         **checkpoints.original_names(vae.decoder, "decoder"),
     }
     checkpoints.assign_arrays(variables, arrays, source)
+    vae.conversion = checkpoints.conversion_report(
+        file,
+        variables,
+        variables,
+        lambda scope: checkpoints.convolution_response(arrays, scope),
+    )
+    return vae
+
+
+def _load_saved(source):
+    vae = keras.saving.load_model(source, custom_objects={"FaceVAE": FaceVAE})
+    if not isinstance(vae, FaceVAE):
+        raise ValueError(
+            f"{source}: expected a FaceVAE, found {type(vae).__name__}"
+        )
     return vae

@@ -1,0 +1,89 @@
+"""An array that lies in a file: its shape is known before it is read."""
+
+import contextlib
+import dataclasses
+import mmap
+from collections.abc import Callable
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredArray:
+    """An array in a weight file.
+
+    A file says how large its arrays are, and may lie. So the shape is compared
+    with what the network expects first, and only what fits is ever read: no
+    more memory is asked for than the network itself takes.
+
+    Attributes:
+        shape: tuple of sizes, as the file declares it.
+        load: function without arguments that reads the values.
+    """
+
+    shape: tuple
+    load: Callable[[], np.ndarray]
+
+    def read(self):
+        """Reads the values.
+
+        Returns:
+            float32 array of this shape.
+
+        Raises:
+            ValueError: the file holds another number of values than it
+                declares, or a value that is not finite.
+        """
+        values = np.asarray(self.load())
+        if values.shape != self.shape or values.dtype.kind not in "fiu":
+            raise ValueError(
+                f"declared as {self.shape}, found {values.shape} {values.dtype}"
+            )
+        # A float64 beyond float32's range becomes infinite, and is caught.
+        with np.errstate(over="ignore"):
+            values = values.astype("float32")
+        if not np.isfinite(values).all():
+            raise ValueError("there are values that are not finite")
+        return values
+
+
+@contextlib.contextmanager
+def clear_errors(source):
+    """Makes any error of reading a file one that names the file.
+
+    Args:
+        source: the file, as the user named it.
+
+    Raises:
+        ValueError: for whatever a damaged file makes a reader stumble over.
+        OSError: as it came where it names a file: missing, no permission.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise ValueError(f"{source}: damaged ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    except Exception as error:
+        # Readers of damaged files fail in too many ways to list: what counts
+        # is that the file is named and nothing of it is used.
+        raise ValueError(
+            f"{source}: damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
+def map_file(path):
+    """The bytes of a file, which take no memory until they are looked at.
+
+    Args:
+        path: path of a file that is not empty.
+
+    Returns:
+        `mmap.mmap`: bytes that can be sliced and a file that can be read.
+    """
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
