@@ -1,15 +1,10 @@
-"""Reads other people's weights into arrays under their original names.
+"""Reads other people's weights into plain arrays.
 
 `open_weights` recognises a file by its content and says which arrays it
-declares; `assign_arrays` compares them with a network and reads those that it
-needs. Nothing here executes what it reads, writes anything, or unpacks more
-than the network takes: see `tensorflow_files`, `torch_files`, `keras_files`.
-
-A Keras layer cannot have "/" in its name, so this project writes the scopes of
-the original variables with "-" instead, and `-linear` marks the convolution or
-dense layer of a scope whose plain name belongs to the scope's final output:
-the variable `Repeat/block35_1/Conv2d_1x1/weights` is the kernel of the layer
-`Repeat-block35_1-Conv2d_1x1-linear`. `original_names` is that rule.
+declares, without reading them; `conversion` compares those with a network and
+reads what fits. Nothing here executes what it reads or writes anything. How
+the single forms are laid out is the business of `tensorflow_files`,
+`torch_files` and `keras_files`.
 """
 
 import dataclasses
@@ -20,11 +15,10 @@ import re
 import zipfile
 
 import h5py
-import keras
-import numpy as np
 
 from facevae_keras import keras_files, tensorflow_files, torch_files
-from facevae_keras.stored_arrays import StoredArray, clear_errors, map_file
+from facevae_keras.conversion import first_few, original_scope
+from facevae_keras.stored_arrays import clear_errors, map_file
 
 CHECKPOINT = "TensorFlow 1 checkpoint"
 GRAPH = "frozen TensorFlow graph"
@@ -33,11 +27,8 @@ ARRAYS = "folder of .npy files"
 TORCH = "PyTorch state dictionary"
 KERAS3 = "Keras 3 model"
 
-_ORIGINAL_VARIABLES = {"kernel": "weights", "bias": "biases"}
-
-# The largest published archive, a checkpoint and a frozen graph of FaceNet,
-# unpacks to 200 MB.
-_LARGEST_ARCHIVE = 2**30
+# A whole FaceNet takes 95 MB.
+_LARGEST_MEMBER = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,47 +46,6 @@ class WeightFile:
     form: str
     arrays: dict
     layers: tuple = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class ConversionReport:
-    """What became of the variables of a file; `print` shows it.
-
-    A variable that the network needs and the file lacks, or has in another
-    shape, is an error and in no report.
-
-    Attributes:
-        source: where the weights come from.
-        form: what kind of file that is.
-        read: number of variables in it.
-        matched: number of the network's variables, all filled from it.
-        values: number of single values in those.
-        left_over: names of the file's variables that the network doesn't have.
-        largest_difference: of a self-test, relative: what every convolution
-            with batch norm makes of the same noise, computed from the file's
-            numbers in the file's own way and from the network's variables.
-    """
-
-    source: str
-    form: str
-    read: int
-    matched: int
-    values: int
-    left_over: tuple
-    largest_difference: float
-
-    def __str__(self):
-        left_over = f"{len(self.left_over)} left over"
-        if self.left_over:
-            left_over += f" ({_first_few(self.left_over)})"
-        return (
-            f"{self.source}: {self.form}\n"
-            f"{self.read} variables read, {left_over}\n"
-            f"{self.matched} variables of the network filled, none missing, "
-            f"all shapes equal, {self.values:,} values\n"
-            f"largest difference of the self-test: "
-            f"{self.largest_difference:.1e}"
-        )
 
 
 def open_weights(source):
@@ -182,13 +132,16 @@ def _open_archive(source, archive):
                 f"an archive with a path that leads out of it "
                 f"({member.filename}); nothing of it was unpacked"
             )
-    unpacked = sum(member.file_size for member in members)
-    if unpacked > _LARGEST_ARCHIVE:
-        raise ValueError(
-            f"an archive that unpacks to {unpacked:,} bytes, expected at most "
-            f"{_LARGEST_ARCHIVE:,}; nothing of it was unpacked"
-        )
-    names = archive.namelist()
+        if member.file_size > _LARGEST_MEMBER:
+            raise ValueError(
+                f"an archive whose {member.filename} unpacks to "
+                f"{member.file_size:,} bytes, expected at most "
+                f"{_LARGEST_MEMBER:,}; nothing of it was unpacked"
+            )
+    # A zip made on a Mac has a shadow of every file in a folder of its own.
+    names = [
+        name for name in archive.namelist() if not name.startswith("__MACOSX/")
+    ]
     if "model.weights.h5" in names:
         file = io.BytesIO(archive.read("model.weights.h5"))
         return _open_hdf5(source, h5py.File(file, "r"))
@@ -203,7 +156,7 @@ def _open_archive(source, archive):
         return WeightFile(source, GRAPH, tensorflow_files.read_graph(data))
     raise ValueError(
         "expected an archive of a TensorFlow 1 checkpoint, a PyTorch state "
-        f"dictionary or a Keras model, found {_first_few(names)}"
+        f"dictionary or a Keras model, found {first_few(names)}"
     )
 
 
@@ -230,7 +183,7 @@ def _open_hdf5(source, file):
     layers = keras_files.read_keras3(file)
     arrays = {}
     for layer, variables in layers.items():
-        scope = _original_scope(layer)
+        scope = original_scope(layer)
         # Keras 3 numbers a layer's variables; this project has only these.
         kinds = ("weights", "biases")
         if layer.endswith("BatchNorm"):
@@ -266,7 +219,8 @@ def find_checkpoint(source):
         source = indices[-1].with_suffix("")
     if not source.with_name(source.name + ".index").exists():
         raise FileNotFoundError(
-            f"{source}: no such checkpoint (expected {source.name}.index and "
+            f"{source}: no such file or folder, and no such checkpoint "
+            f"(expected {source.name}.index and "
             f"{source.name}.data-00000-of-00001 in {source.parent})"
         )
     if not list(source.parent.glob(source.name + ".data-*")):
@@ -281,141 +235,3 @@ def _step(index_file):
     name = str(index_file)
     digits = re.search(r"-(\d+)\.index$", name)
     return (int(digits.group(1)) if digits else -1, name)
-
-
-def original_names(model, scope):
-    """The original's names for the variables of a Keras model.
-
-    Args:
-        model: a `keras.Model` whose layers are named as this module says.
-        scope: the scope that all names begin with, such as `"encoder"`.
-
-    Returns:
-        Dictionary of original variable name to `keras.Variable`.
-
-    Example:
-
-    >>> list(original_names(vae.encoder, "encoder"))[0]
-    'encoder/Conv2d_1/weights'
-    """
-    names = {}
-    for layer in model.layers:
-        for variable in layer.weights:
-            kind = _ORIGINAL_VARIABLES.get(variable.name, variable.name)
-            names[f"{scope}/{_original_scope(layer.name)}/{kind}"] = variable
-    return names
-
-
-def _original_scope(layer_name):
-    return layer_name.removesuffix("-linear").replace("-", "/")
-
-
-def assign_arrays(variables, arrays, source):
-    """Gives Keras variables the values that are stored under the same names.
-
-    Args:
-        variables: dictionary from `original_names`.
-        arrays: dictionary of original variable name to `StoredArray`; may
-            hold more, which are never read.
-        source: where the arrays come from, for the error message.
-
-    Raises:
-        ValueError: a variable is missing, or has another shape; all of them
-            are counted and the first few named, and nothing is read. Or the
-            values of one are damaged or not finite. No variable is changed.
-    """
-    missing = [name for name in variables if name not in arrays]
-    misshapen = [
-        f"{name} {arrays[name].shape}, expected {tuple(variable.shape)}"
-        for name, variable in variables.items()
-        if name in arrays and arrays[name].shape != tuple(variable.shape)
-    ]
-    problems = []
-    if missing:
-        problems.append(f"{len(missing)} missing: {_first_few(missing)}")
-    if misshapen:
-        problems.append(
-            f"{len(misshapen)} of another shape: {_first_few(misshapen)}"
-        )
-    if problems:
-        raise ValueError(
-            f"{source}: expected {len(variables)} variables of this network, "
-            f"found {'; '.join(problems)}. Is it a checkpoint of another "
-            "architecture?"
-        )
-    values = {}
-    for name in variables:
-        with clear_errors(f"{source}: {name}"):
-            values[name] = arrays[name].read()
-    for name, variable in variables.items():
-        variable.assign(values[name])
-
-
-def conversion_report(file, variables, used, layer_response):
-    """Tests a conversion and sums it up.
-
-    Args:
-        file: the `WeightFile`.
-        variables: dictionary from `original_names`, with the values assigned.
-        used: names of the file's variables that were used.
-        layer_response: function of a layer's scope that computes
-            `layer_response` from the file's numbers, in the file's own way.
-
-    Returns:
-        `ConversionReport`.
-    """
-    converted = {
-        name: StoredArray(
-            tuple(variable.shape),
-            functools.partial(keras.ops.convert_to_numpy, variable.value),
-        )
-        for name, variable in variables.items()
-    }
-    differences = [0.0]
-    for name in variables:
-        if name.endswith("/BatchNorm/beta"):
-            scope = name.removesuffix("/BatchNorm/beta")
-            expected = layer_response(scope)
-            found = convolution_response(converted, scope)
-            largest = np.abs(expected).max()
-            differences.append(np.abs(found - expected).max() / largest)
-    return ConversionReport(
-        source=str(file.source),
-        form=file.form,
-        read=len(file.arrays),
-        matched=len(variables),
-        values=sum(int(np.prod(array.shape)) for array in converted.values()),
-        left_over=tuple(sorted(set(file.arrays) - set(used))),
-        largest_difference=float(max(differences)),
-    )
-
-
-def convolution_response(arrays, scope):
-    """What a convolution with batch norm makes of one window full of noise.
-
-    Args:
-        arrays: dictionary of original variable name to `StoredArray`.
-        scope: scope of the layer, such as `encoder/Conv2d_1`.
-
-    Returns:
-        float64 array, one value for each filter.
-    """
-    kernel = arrays[f"{scope}/weights"].read().astype("float64")
-    norm = f"{scope}/BatchNorm"
-    beta, mean, variance = (
-        arrays[f"{norm}/{name}"].read().astype("float64")
-        for name in ("beta", "moving_mean", "moving_variance")
-    )
-    window = noise_window(kernel.shape[:-1])
-    product = np.tensordot(window, kernel, axes=window.ndim)
-    return (product - mean) / np.sqrt(variance + 1e-3) + beta
-
-
-def noise_window(shape):
-    """The same noise for every convolution of one shape."""
-    return np.random.RandomState(0).standard_normal(shape)
-
-
-def _first_few(names, count=4):
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from facevae_keras import checkpoints, downloads, facenet_names
+from facevae_keras import checkpoints, conversion, downloads, facenet_names
 from facevae_keras.architectures import RGB_MEAN, RGB_VARIANCE
 from facevae_keras.stored_arrays import StoredArray, clear_errors
 
@@ -82,7 +82,7 @@ def load_facenet(source, standardization=None):
         160x160; other sizes work where the layers allow. Every name in
         `ENDPOINTS` is `model.get_layer(name).output`. Unless seeded, its
         attribute `conversion` says what was read and how the conversion was
-        tested: a `checkpoints.ConversionReport`, for `print`.
+        tested: a `conversion.ConversionReport`, for `print`.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -114,11 +114,11 @@ def load_facenet(source, standardization=None):
         embedding_size,
         standardization or _own_standardization(file, embedding_size),
     )
-    variables = checkpoints.original_names(model, _SCOPE)
+    variables = conversion.original_names(model, _SCOPE)
     with clear_errors(file.source):
         arrays, used = facenet_names.original_arrays(file, variables)
-    checkpoints.assign_arrays(variables, arrays, file.source)
-    model.conversion = checkpoints.conversion_report(
+    conversion.assign_arrays(variables, arrays, file.source)
+    model.conversion = conversion.conversion_report(
         file,
         variables,
         used,
@@ -156,7 +156,7 @@ def _own_standardization(file, embedding_size):
 
 def _seeded_facenet(standardization):
     model = _inception_resnet_v1(512, standardization)
-    variables = checkpoints.original_names(model, _SCOPE)
+    variables = conversion.original_names(model, _SCOPE)
     arrays = {
         name: StoredArray(
             tuple(variable.shape),
@@ -164,7 +164,7 @@ def _seeded_facenet(standardization):
         )
         for name, variable in variables.items()
     }
-    checkpoints.assign_arrays(variables, arrays, "seeded")
+    conversion.assign_arrays(variables, arrays, "seeded")
     return model
 
 
@@ -236,11 +236,12 @@ class PerImageStandardization(layers.Layer):
     """
 
     def call(self, images):
-        images = ops.cast(images, self.compute_dtype)
+        images = ops.cast(images, "float32")  # half a float can't sum so many
         mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
         deviation = ops.std(images, axis=(1, 2, 3), keepdims=True)
         values = ops.cast(ops.prod(ops.shape(images)[1:]), images.dtype)
-        return (images - mean) / ops.maximum(deviation, 1 / ops.sqrt(values))
+        deviation = ops.maximum(deviation, 1 / ops.sqrt(values))
+        return ops.cast((images - mean) / deviation, self.compute_dtype)
 
 
 def _batch_norm(scope):

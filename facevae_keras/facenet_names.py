@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from facevae_keras import checkpoints
+from facevae_keras import checkpoints, conversion
 from facevae_keras.stored_arrays import StoredArray
 
 SCOPE = "InceptionResnetV1"
@@ -59,13 +59,13 @@ def layer_response(file, scope, names):
 
     Returns:
         float64 array, one value for each filter; see
-        `checkpoints.convolution_response`.
+        `conversion.convolution_response`.
     """
     if file.form != checkpoints.TORCH:
         arrays, _ = original_arrays(
             file, [name for name in names if name.startswith(scope + "/")]
         )
-        return checkpoints.convolution_response(arrays, scope)
+        return conversion.convolution_response(arrays, scope)
     kernel, norm = _torch_names(names)[scope]
     kernel = file.arrays[kernel].read().astype("float64")
     gamma, beta, mean, variance = (
@@ -74,7 +74,7 @@ def layer_response(file, scope, names):
     )
     # PyTorch's kernels are filters, channels, height, width.
     height_width = kernel.shape[2:]
-    window = checkpoints.noise_window((*height_width, kernel.shape[1]))
+    window = conversion.noise_window((*height_width, kernel.shape[1]))
     window = np.moveaxis(window, -1, 0)
     product = (kernel * window).reshape(len(kernel), -1).sum(axis=1)
     return gamma * (product - mean) / np.sqrt(variance + 1e-3) + beta

@@ -4,10 +4,12 @@ Only numbers are read. The description of a network that a Keras file may
 hold, which Keras would build and which may hold program code, is not opened.
 """
 
+import itertools
+
 import h5py
 import numpy as np
 
-from facevae_keras.stored_arrays import StoredArray
+from facevae_keras.stored_arrays import MOST_ARRAYS, StoredArray
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -31,6 +33,8 @@ def read_keras2(file):
         for path, dataset in _datasets(_child(layers, layer)):
             variable = path.split("/")[-1].split(":")[0]
             arrays[f"{layer}_{variable}"] = _stored(dataset)
+            if len(arrays) > MOST_ARRAYS:
+                raise ValueError("more arrays than any network has")
     if not arrays:
         raise ValueError("no weights of Keras layers in it")
     return arrays
@@ -56,7 +60,10 @@ def read_keras3(file):
     for key in layers:
         variables = _child(_child(layers, key), "vars")
         if variables is not None and "name" in variables.attrs:
-            found = dict(_datasets(variables))
+            found = {
+                path.strip("/"): dataset
+                for path, dataset in itertools.islice(_datasets(variables), 8)
+            }
             result[str(variables.attrs["name"])] = [
                 _stored(found[str(number)]) for number in range(len(found))
             ]
@@ -95,14 +102,19 @@ def _child(group, name):
     return group.get(name) if isinstance(link, h5py.HardLink) else None
 
 
-def _datasets(group, path="", depth=0):
+def _datasets(group):
     """The arrays in a group and the groups in it: (path, dataset) each."""
-    if isinstance(group, h5py.Dataset):
-        yield path, group
-    elif isinstance(group, h5py.Group) and depth < 8:
-        for name in group:
-            child = _child(group, name)
-            yield from _datasets(child, f"{path}/{name}".strip("/"), depth + 1)
+    waiting, seen = [("", group)], set()
+    while waiting:
+        path, item = waiting.pop()
+        if isinstance(item, h5py.Dataset):
+            yield path, item
+        elif isinstance(item, h5py.Group):
+            address = h5py.h5o.get_info(item.id).addr
+            if address not in seen:  # a group may be linked into itself
+                seen.add(address)
+                for name in item:
+                    waiting.append((f"{path}/{name}", _child(item, name)))
 
 
 def _stored(dataset):

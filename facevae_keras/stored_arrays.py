@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 import numpy as np
 
+# FaceNet has 490 variables; a graph or a training adds a few times as many.
+MOST_ARRAYS = 20_000
+
 
 @dataclasses.dataclass(frozen=True)
 class StoredArray:

@@ -8,11 +8,12 @@ own reader would trust the sizes that a damaged file declares.
 """
 
 import functools
+import itertools
 import struct
 
 import numpy as np
 
-from facevae_keras.stored_arrays import StoredArray
+from facevae_keras.stored_arrays import MOST_ARRAYS, StoredArray
 
 TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # the last bytes of an index
 
@@ -23,6 +24,8 @@ _FOOTER = 48
 # a small index could spell out names that fill the memory.
 _LARGEST_INDEX = 2**20
 _LONGEST_NAME = 512
+# No message that is read here numbers its fields beyond 18.
+_LARGEST_FIELD = 100
 
 
 def read_checkpoint(index, shard_sizes, read_shard):
@@ -101,6 +104,8 @@ def read_graph(data):
                 shape = _shape(fields.get(2, b""))
                 load = functools.partial(_tensor_values, tensor, shape)
                 arrays[name] = StoredArray(shape, load)
+        if len(arrays) > MOST_ARRAYS:
+            raise ValueError("more constants than any network has")
     if not arrays:
         raise ValueError("no frozen graph: no constants in it")
     return arrays
@@ -123,7 +128,7 @@ def _shape(message):
     """The sizes of a TensorShapeProto."""
     sizes = tuple(
         dict(_fields(value)).get(1, 0)
-        for number, value in _fields(message)
+        for number, value in itertools.islice(_fields(message), 8)
         if number == 2
     )
     if any(size >= 2**63 for size in sizes):
@@ -138,6 +143,8 @@ def _fields(message):
     while position < len(message):
         key, position = _varint(message, position)
         kind = key & 7
+        if key >> 3 > _LARGEST_FIELD:
+            raise ValueError("damaged, or no protocol buffer")
         if kind == 0:
             value, position = _varint(message, position)
             yield key >> 3, value

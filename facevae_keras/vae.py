@@ -8,9 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from facevae_keras import checkpoints
+from facevae_keras import checkpoints, conversion
 from facevae_keras.architectures import get_architecture
 from facevae_keras.losses import kl_divergence, scale_images
+from facevae_keras.stored_arrays import clear_errors
 
 
 class FaceVAE(keras.Model):
@@ -262,7 +263,7 @@ def load_vae(source, architecture=None):
     Returns:
         A `FaceVAE`; compile it with a loss before training it further. Of a
         checkpoint, its attribute `conversion` is a
-        `checkpoints.ConversionReport`.
+        `conversion.ConversionReport`.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -275,7 +276,7 @@ def load_vae(source, architecture=None):
     """
     source = pathlib.Path(source)
     if source.is_file() and zipfile.is_zipfile(source):
-        with zipfile.ZipFile(source) as archive:
+        with clear_errors(source), zipfile.ZipFile(source) as archive:
             saved_by_keras = "config.json" in archive.namelist()
         if saved_by_keras:
             return _load_saved(source)
@@ -299,15 +300,15 @@ def load_vae(source, architecture=None):
         )
     vae = FaceVAE(architecture, latent_dim=mean_biases.shape[0])
     variables = {
-        **checkpoints.original_names(vae.encoder, "encoder"),
-        **checkpoints.original_names(vae.decoder, "decoder"),
+        **conversion.original_names(vae.encoder, "encoder"),
+        **conversion.original_names(vae.decoder, "decoder"),
     }
-    checkpoints.assign_arrays(variables, arrays, source)
-    vae.conversion = checkpoints.conversion_report(
+    conversion.assign_arrays(variables, arrays, source)
+    vae.conversion = conversion.conversion_report(
         file,
         variables,
         variables,
-        lambda scope: checkpoints.convolution_response(arrays, scope),
+        lambda scope: conversion.convolution_response(arrays, scope),
     )
     return vae
 

@@ -16,7 +16,7 @@ import pytest
 import weight_writers as writers
 
 import facevae_keras as fv
-from facevae_keras import checkpoints, facenet_names
+from facevae_keras import checkpoints, conversion, facenet_names
 
 SCOPE = "InceptionResnetV1"
 
@@ -194,11 +194,7 @@ def test_photos_of_one_person_are_alike(facenet, celeba):
 )
 def test_every_vae_of_the_original(architecture, values, name, folder):
     vae = fv.FaceVAE(architecture)
-    arrays = {
-        name: keras.ops.convert_to_numpy(variable.value)
-        for scope, model in (("encoder", vae.encoder), ("decoder", vae.decoder))
-        for name, variable in checkpoints.original_names(model, scope).items()
-    }
+    arrays = _vae_arrays(vae)
     assert name in arrays
     arrays["global_step"] = np.array(50000)
     prefix = writers.write_checkpoint(folder / "model.ckpt-50000", arrays)
@@ -211,6 +207,14 @@ def test_every_vae_of_the_original(architecture, values, name, folder):
         np.testing.assert_array_equal(loaded.decode(np.ones((1, 100))), wanted)
         assert loaded.conversion.values == values
         assert loaded.conversion.left_over == ("global_step",)
+
+
+def _vae_arrays(vae):
+    return {
+        name: keras.ops.convert_to_numpy(variable.value).copy()
+        for scope, model in (("encoder", vae.encoder), ("decoder", vae.decoder))
+        for name, variable in conversion.original_names(model, scope).items()
+    }
 
 
 # Small arrays, which the readers take for any network's.
@@ -253,7 +257,7 @@ def _read(source, arrays):
     file = checkpoints.open_weights(source)
     with checkpoints.clear_errors(source):
         found, _ = facenet_names.original_arrays(file, variables)
-    checkpoints.assign_arrays(variables, found, source)
+    conversion.assign_arrays(variables, found, source)
     return {name: variable.value for name, variable in variables.items()}
 
 
@@ -283,6 +287,9 @@ SMALL_FORMS = {
         folder / "model.ckpt-1", arrays
     ),
     **{name: write for name, write in FORMS.items() if ".save" not in name},
+    "deflated zip": lambda folder, arrays: writers.write_published_zip(
+        folder / "20180402-114759.zip", arrays, zipfile.ZIP_DEFLATED
+    ),
     "Keras 2 weights": lambda folder, arrays: writers.write_keras2(
         folder / "weights.h5", arrays, whole=False
     ),
@@ -298,7 +305,13 @@ def test_every_form_is_read(form, folder, arrays):
 
 
 # What each form's own checksums cover entirely.
-CHECKED = ("checkpoint", "published zip", "torch", "Keras 3 model")
+CHECKED = (
+    "checkpoint",
+    "published zip",
+    "deflated zip",
+    "torch",
+    "Keras 3 model",
+)
 
 
 @pytest.mark.parametrize("form", SMALL_FORMS)
@@ -340,6 +353,25 @@ def test_values_that_are_not_finite(form, folder, arrays):
     source = SMALL_FORMS[form](folder, arrays)
     with pytest.raises(ValueError, match="Bottleneck/weights.*not finite"):
         _read(source, arrays)
+
+
+def test_a_negative_variance(folder):
+    vae = fv.FaceVAE()
+    arrays = _vae_arrays(vae)
+    arrays["encoder/Conv2d_2/BatchNorm/moving_variance"] -= 2
+    source = writers.write_checkpoint(folder / "model.ckpt-1", arrays)
+    with pytest.raises(ValueError, match="ckpt-1: encoder/Conv2d_2: .*negat"):
+        fv.load_vae(source, "dfc_vae")
+
+
+def test_a_network_that_fails_its_self_test(arrays):
+    variables = {
+        name: keras.Variable(array, name=name.split("/")[-1])
+        for name, array in arrays.items()
+    }
+    file = checkpoints.WeightFile("facenet.pt", checkpoints.TORCH, {})
+    with pytest.raises(ValueError, match="facenet.pt: .*Conv2d_1a.*expected"):
+        conversion.conversion_report(file, variables, [], lambda _: np.ones(4))
 
 
 @pytest.mark.parametrize("form", SMALL_FORMS)
@@ -417,7 +449,7 @@ def test_an_archive_that_unpacks_to_more_than_any_network(tmp_path):
     content = path.read_bytes()
     size, huge = struct.pack("<I", 2**20), struct.pack("<I", 2**32 - 2)
     path.write_bytes(content.replace(size, huge))
-    _refused(path, "unpacks to 4,294,967,294 bytes", tmp_path)
+    _refused(path, "model.weights.h5 unpacks to 4,294,967,294", tmp_path)
 
 
 @pytest.mark.parametrize("member", ["data.pkl", "data/0"])
@@ -484,6 +516,14 @@ def test_hdf5_files_that_refer_to_other_files(tmp_path, arrays):
             "kernel:0", (1792, 512), "f4", external=str(other)
         )
     _refused(tmp_path / "parts.h5", "as Keras stores no weights", tmp_path)
+
+
+def test_hdf5_groups_that_hold_themselves(tmp_path):
+    with h5py.File(tmp_path / "rings.h5", "w") as file:
+        group = file.create_group("Bottleneck")
+        for number in range(100):
+            group[f"ring_{number}"] = group
+    _refused(tmp_path / "rings.h5", "no weights", tmp_path)
 
 
 def test_a_checkpoint_without_part_of_its_data(tmp_path, facenet_checkpoint):

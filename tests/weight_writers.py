@@ -119,12 +119,13 @@ def write_checkpoint(prefix, arrays):
     return prefix
 
 
-def write_published_zip(path, arrays):
+def write_published_zip(path, arrays, compression=zipfile.ZIP_STORED):
     """A checkpoint in a folder of its name, as the originals were published."""
     name = path.stem
     prefix = write_checkpoint(path.parent / f"model-{name}.ckpt-275", arrays)
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr(f"{name}/model-{name}.meta", b"never opened")
+        archive.writestr(f"__MACOSX/{name}/._model.index", b"nor this")
         for suffix in (".index", ".data-00000-of-00001"):
             file = prefix.with_name(prefix.name + suffix)
             archive.write(file, f"{name}/{file.name}")
