@@ -78,12 +78,14 @@ def open_weights(source):
 
 
 def _open_file(source, path):
-    size = path.stat().st_size
-    if size == 0:
+    if path.stat().st_size == 0:
         raise ValueError("the file is empty")
     data = map_file(path)
     if data[:8] == keras_files.HDF5_MAGIC:
-        return _open_hdf5(source, h5py.File(path, "r"))
+        file = h5py.File(path, "r")
+        if "layers" in file:
+            return _open_keras3(source, file)
+        return WeightFile(source, KERAS2, keras_files.read_keras2(file))
     if data[:4] == b"PK\x03\x04":
         return _open_archive(source, zipfile.ZipFile(path))
     if data[: len(torch_files.LEGACY_MAGIC)] == torch_files.LEGACY_MAGIC:
@@ -144,7 +146,7 @@ def _open_archive(source, archive):
     ]
     if "model.weights.h5" in names:
         file = io.BytesIO(archive.read("model.weights.h5"))
-        return _open_hdf5(source, h5py.File(file, "r"))
+        return _open_keras3(source, h5py.File(file, "r"))
     if any(name.endswith("/data.pkl") for name in names):
         return WeightFile(source, TORCH, torch_files.read_archive(archive))
     indices = [name for name in names if name.endswith(".index")]
@@ -177,9 +179,7 @@ def _open_zipped_checkpoint(source, archive, index):
     return WeightFile(source, CHECKPOINT, arrays)
 
 
-def _open_hdf5(source, file):
-    if "layers" not in file:
-        return WeightFile(source, KERAS2, keras_files.read_keras2(file))
+def _open_keras3(source, file):
     layers = keras_files.read_keras3(file)
     arrays = {}
     for layer, variables in layers.items():

@@ -134,8 +134,8 @@ def _embedding_size(file):
     if name not in arrays:
         raise ValueError(
             f"{file.source}: expected FaceNet's {name}, found "
-            f"{len(file.arrays)} variables without it; this is a "
-            f"{file.form}, but a checkpoint of another network"
+            f"{len(file.arrays)} variables without it ({file.form}); this is "
+            "a checkpoint of another network"
         )
     shape = arrays[name].shape
     if len(shape) != 2 or not 0 < shape[1] <= _LARGEST_EMBEDDING:

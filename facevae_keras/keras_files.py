@@ -54,10 +54,8 @@ def read_keras3(file):
         ValueError: damaged, or no such file.
     """
     layers = _child(file, "layers")
-    if layers is None:
-        raise ValueError("no Keras 3 model: no layers in it")
     result = {}
-    for key in layers:
+    for key in layers or ():
         variables = _child(_child(layers, key), "vars")
         if variables is not None and "name" in variables.attrs:
             found = {

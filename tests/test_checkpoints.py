@@ -563,6 +563,8 @@ def test_another_keras_network(tmp_path):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     model.save(tmp_path / "other.keras")
     _refused(tmp_path / "other.keras", "another network", tmp_path)
+    fv.FaceVAE().save(tmp_path / "vae.keras")
+    _refused(tmp_path / "vae.keras", "Keras 3.*another network", tmp_path)
 
 
 def test_a_network_of_which_variables_are_missing(tmp_path):
