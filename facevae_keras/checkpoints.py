@@ -5,6 +5,12 @@ declares, without reading them; `conversion` compares those with a network and
 reads what fits. Nothing here executes what it reads or writes anything. How
 the single forms are laid out is the business of `tensorflow_files`,
 `torch_files` and `keras_files`.
+
+A Keras layer cannot have "/" in its name, so this project writes the scopes of
+the original variables with "-" instead, and `-linear` marks the convolution or
+dense layer of a scope whose plain name belongs to the scope's final output:
+the variable `Repeat/block35_1/Conv2d_1x1/weights` is the kernel of the layer
+`Repeat-block35_1-Conv2d_1x1-linear`. `original_names` is that rule.
 """
 
 import dataclasses
@@ -17,7 +23,6 @@ import zipfile
 import h5py
 
 from facevae_keras import keras_files, tensorflow_files, torch_files
-from facevae_keras.conversion import first_few, original_scope
 from facevae_keras.stored_arrays import clear_errors, map_file
 
 CHECKPOINT = "TensorFlow 1 checkpoint"
@@ -26,6 +31,8 @@ KERAS2 = "Keras 2 weights"
 ARRAYS = "folder of .npy files"
 TORCH = "PyTorch state dictionary"
 KERAS3 = "Keras 3 model"
+
+_ORIGINAL_VARIABLES = {"kernel": "weights", "bias": "biases"}
 
 # A whole FaceNet takes 95 MB.
 _LARGEST_MEMBER = 2**28
@@ -98,8 +105,8 @@ def _open_file(source, path):
     if data[:1] == b"\x80":
         found = "a pickle that torch.save did not write, and was not opened"
     raise ValueError(
-        "expected weights: a TensorFlow 1 checkpoint or a zip of one, a "
-        "frozen graph (.pb), a Keras file (.h5, .keras) or a PyTorch state "
+        "expected a .keras file, a TensorFlow 1 checkpoint or a zip of one, a "
+        "frozen graph (.pb), a Keras 2 file (.h5) or a PyTorch state "
         f"dictionary (.pt); found {found}"
     )
 
@@ -183,7 +190,7 @@ def _open_keras3(source, file):
     layers = keras_files.read_keras3(file)
     arrays = {}
     for layer, variables in layers.items():
-        scope = original_scope(layer)
+        scope = _original_scope(layer)
         # Keras 3 numbers a layer's variables; this project has only these.
         kinds = ("weights", "biases")
         if layer.endswith("BatchNorm"):
@@ -235,3 +242,36 @@ def _step(index_file):
     name = str(index_file)
     digits = re.search(r"-(\d+)\.index$", name)
     return (int(digits.group(1)) if digits else -1, name)
+
+
+def original_names(model, scope):
+    """The original's names for the variables of a Keras model.
+
+    Args:
+        model: a `keras.Model` whose layers are named as this module says.
+        scope: the scope that all names begin with, such as `"encoder"`.
+
+    Returns:
+        Dictionary of original variable name to `keras.Variable`.
+
+    Example:
+
+    >>> list(original_names(vae.encoder, "encoder"))[0]
+    'encoder/Conv2d_1/weights'
+    """
+    names = {}
+    for layer in model.layers:
+        for variable in layer.weights:
+            kind = _ORIGINAL_VARIABLES.get(variable.name, variable.name)
+            names[f"{scope}/{_original_scope(layer.name)}/{kind}"] = variable
+    return names
+
+
+def _original_scope(layer_name):
+    return layer_name.removesuffix("-linear").replace("-", "/")
+
+
+def first_few(names, count=4):
+    """Names in a sentence: the first few, and how many more there are."""
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more

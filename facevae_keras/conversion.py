@@ -1,11 +1,4 @@
-"""Gives a network the weights that were read, and proves it.
-
-A Keras layer cannot have "/" in its name, so this project writes the scopes of
-the original variables with "-" instead, and `-linear` marks the convolution or
-dense layer of a scope whose plain name belongs to the scope's final output:
-the variable `Repeat/block35_1/Conv2d_1x1/weights` is the kernel of the layer
-`Repeat-block35_1-Conv2d_1x1-linear`. `original_names` is that rule.
-"""
+"""Gives a network the weights that were read, and tests that it has them."""
 
 import dataclasses
 import functools
@@ -13,9 +6,8 @@ import functools
 import keras
 import numpy as np
 
+from facevae_keras.checkpoints import first_few
 from facevae_keras.stored_arrays import StoredArray, clear_errors
-
-_ORIGINAL_VARIABLES = {"kernel": "weights", "bias": "biases"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,39 +51,11 @@ class ConversionReport:
         )
 
 
-def original_names(model, scope):
-    """The original's names for the variables of a Keras model.
-
-    Args:
-        model: a `keras.Model` whose layers are named as this module says.
-        scope: the scope that all names begin with, such as `"encoder"`.
-
-    Returns:
-        Dictionary of original variable name to `keras.Variable`.
-
-    Example:
-
-    >>> list(original_names(vae.encoder, "encoder"))[0]
-    'encoder/Conv2d_1/weights'
-    """
-    names = {}
-    for layer in model.layers:
-        for variable in layer.weights:
-            kind = _ORIGINAL_VARIABLES.get(variable.name, variable.name)
-            names[f"{scope}/{original_scope(layer.name)}/{kind}"] = variable
-    return names
-
-
-def original_scope(layer_name):
-    """The original's scope of the variables of a layer."""
-    return layer_name.removesuffix("-linear").replace("-", "/")
-
-
 def assign_arrays(variables, arrays, source):
     """Gives Keras variables the values that are stored under the same names.
 
     Args:
-        variables: dictionary from `original_names`.
+        variables: dictionary from `checkpoints.original_names`.
         arrays: dictionary of original variable name to `StoredArray`; may
             hold more, which are never read.
         source: where the arrays come from, for the error message.
@@ -133,7 +97,8 @@ def conversion_report(file, variables, used, response):
 
     Args:
         file: the `checkpoints.WeightFile`.
-        variables: dictionary from `original_names`, with the values assigned.
+        variables: dictionary from `checkpoints.original_names`; they have
+            their values by now.
         used: names of the file's variables that were used.
         response: function of a layer's scope that computes its
             `convolution_response` from the file's numbers, in the file's own
@@ -206,9 +171,3 @@ def convolution_response(arrays, scope):
 def noise_window(shape):
     """The same noise for every convolution of one shape."""
     return np.random.RandomState(0).standard_normal(shape)
-
-
-def first_few(names, count=4):
-    """Names in a sentence: the first few, and how many more there are."""
-    more = f" and {len(names) - count} more" if len(names) > count else ""
-    return ", ".join(names[:count]) + more

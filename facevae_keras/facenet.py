@@ -114,7 +114,7 @@ def load_facenet(source, standardization=None):
         embedding_size,
         standardization or _own_standardization(file, embedding_size),
     )
-    variables = conversion.original_names(model, _SCOPE)
+    variables = checkpoints.original_names(model, _SCOPE)
     with clear_errors(file.source):
         arrays, used = facenet_names.original_arrays(file, variables)
     conversion.assign_arrays(variables, arrays, file.source)
@@ -156,7 +156,7 @@ def _own_standardization(file, embedding_size):
 
 def _seeded_facenet(standardization):
     model = _inception_resnet_v1(512, standardization)
-    variables = conversion.original_names(model, _SCOPE)
+    variables = checkpoints.original_names(model, _SCOPE)
     arrays = {
         name: StoredArray(
             tuple(variable.shape),

@@ -123,7 +123,7 @@ def read_legacy(file):
         storage = storages[key]
         starts[key] = position + 8
         position += 8 + storage.count * storage.dtype.itemsize
-        if count != storage.count or position > len(file):
+        if count < 0 or count != storage.count or position > len(file):
             raise ValueError(
                 f"data cut short or damaged: {storage.count} values expected "
                 f"at byte {starts[key]} of {len(file)}"

@@ -300,8 +300,8 @@ def load_vae(source, architecture=None):
         )
     vae = FaceVAE(architecture, latent_dim=mean_biases.shape[0])
     variables = {
-        **conversion.original_names(vae.encoder, "encoder"),
-        **conversion.original_names(vae.decoder, "decoder"),
+        **checkpoints.original_names(vae.encoder, "encoder"),
+        **checkpoints.original_names(vae.decoder, "decoder"),
     }
     conversion.assign_arrays(variables, arrays, source)
     vae.conversion = conversion.conversion_report(

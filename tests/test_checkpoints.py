@@ -213,7 +213,7 @@ def _vae_arrays(vae):
     return {
         name: keras.ops.convert_to_numpy(variable.value).copy()
         for scope, model in (("encoder", vae.encoder), ("decoder", vae.decoder))
-        for name, variable in conversion.original_names(model, scope).items()
+        for name, variable in checkpoints.original_names(model, scope).items()
     }
 
 

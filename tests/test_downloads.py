@@ -36,6 +36,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     return tmp_path / "facenet"
 
 
