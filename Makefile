@@ -1,8 +1,8 @@
 # make tutorial   set up, then run every notebook on the built-in faces
 # make test       set up, then run the tests
 # make lab        set up, then open the notebooks in JupyterLab
-# make notebooks  run every notebook in place, storing its outputs; what ships
-#                 in data/pretrained/ and the pictures come from this run
+# make notebooks  make tutorial, and store its outputs in notebooks/; what ships
+#                 in data/pretrained/ and the pictures come from that run
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,9 +20,11 @@ tutorial: .venv/installed
 	@for notebook in $(NOTEBOOKS); do \
 	  $(BIN)/papermill $$notebook build/$$(basename $$notebook) || exit 1; \
 	done
+	@$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams \
+	  --log-level ERROR build/0*.ipynb
 	@echo
 	@echo "The executed notebooks are in build/. Their pictures:"
-	@find build -name '*.png' | sort
+	@find build -name '*.png' -not -path '*/images/*' | sort
 
 test: .venv/installed
 	$(BIN)/python -m pytest
@@ -30,16 +32,15 @@ test: .venv/installed
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks
 
-notebooks: .venv/installed
-	rm -rf notebooks/build
-	@for notebook in $(NOTEBOOKS); do \
-	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
-	    --coalesce-streams $$notebook || exit 1; \
-	done
+notebooks: tutorial
+	$(BIN)/jupyter nbconvert --to notebook --output-dir notebooks \
+	  --ClearMetadataPreprocessor.enabled=True \
+	  --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
+	  --ClearMetadataPreprocessor.clear_notebook_metadata=False build/0*.ipynb
 	mkdir -p notebooks/images data/pretrained
-	cp notebooks/build/0*.png notebooks/images/
-	cp notebooks/build/vae.keras data/pretrained/drawn_faces.keras
-	cp notebooks/build/attribute_vectors.h5 data/pretrained/drawn_faces.h5
+	cp build/0*.png notebooks/images/
+	cp build/vae.keras data/pretrained/drawn_faces.keras
+	cp build/attribute_vectors.h5 data/pretrained/drawn_faces.h5
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

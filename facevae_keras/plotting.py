@@ -58,7 +58,7 @@ def save_picture(path, image):
 
 
 def show_faces(
-    images, columns=8, row_labels=(), column_labels=(), title=None, width=8
+    images, columns=8, row_labels=(), column_labels=(), title=None
 ):
     """Shows faces in a figure.
 
@@ -68,7 +68,6 @@ def show_faces(
         row_labels: text to the left of each row.
         column_labels: text above each column.
         title: text above the whole.
-        width: of the figure, in inches.
 
     Example:
 
@@ -82,6 +81,7 @@ def show_faces(
         columns = images.shape[1]
     grid = face_grid(images, columns)
     height, cell_width = images.shape[-3] + 3, images.shape[-2] + 3
+    width = np.clip(grid.shape[1] / 80, 4, 8)  # inches
     _, axes = plt.subplots(
         figsize=(width, width * grid.shape[0] / grid.shape[1]),
         layout="constrained",
