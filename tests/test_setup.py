@@ -98,12 +98,26 @@ def test_notebooks_open_with_a_picture_and_close_with_exercises(path):
         assert heading in text
 
 
-def test_no_placeholder_is_left():
-    for path in NOTEBOOKS:
-        assert not re.search(r"@\w+@", path.read_text()), path
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", *NOTEBOOKS], ids=lambda path: path.stem
+)
+def test_every_public_name_in_the_texts_exists(path):
+    import facevae_keras as fv
+
+    names = set(re.findall(r"\bfv\.(\w+)", path.read_text()))
+    assert names - set(dir(fv)) <= {"__file__"}
 
 
-def test_the_package_is_what_pyproject_says():
-    import facevae_keras
-
-    assert facevae_keras.__name__ in PROJECT["name"].replace("-", "_")
+def test_the_readme_maps_to_parameters_that_exist():
+    """Every parameter of the headless commands is in its notebook's cell."""
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    commands = re.findall(r"papermill (notebooks/\S+\.ipynb)(.*)", text)
+    assert len(commands) >= 4
+    for notebook, options in commands:
+        (cell,) = [
+            cell.source
+            for cell in nbformat.read(ROOT / notebook, as_version=4).cells
+            if "parameters" in cell.metadata.get("tags", [])
+        ]
+        known = set(re.findall(r"^(\w+) =", cell, re.MULTILINE))
+        assert set(re.findall(r"-p (\w+)", options)) <= known
