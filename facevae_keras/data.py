@@ -242,7 +242,7 @@ def image_dataset(
         shuffle: draws the photos in another order at every pass, over the
             whole set, and leaves out the last batch when it isn't full.
         flip: mirrors half of the photos.
-        color_jitter: varies brightness, contrast, saturation and hue a little.
+        color_jitter: varies brightness, saturation and hue a little.
         seed: one seed gives the same batches every time.
 
     Returns:
@@ -356,22 +356,25 @@ def _augmentation(flip, color_jitter, seed):
     import keras_cv
     import tensorflow as tf
 
+    def between(low, high):
+        # The layers' own plain factors ignore the seed.
+        return keras_cv.core.UniformFactorSampler(low, high, seed=seed)
+
     augmentations = []
     if flip:
         augmentations.append(
             keras_cv.layers.RandomFlip("horizontal", seed=seed)
         )
     if color_jitter:
-        augmentations.append(
-            keras_cv.layers.RandomColorJitter(
-                value_range=(0, 255),
-                brightness_factor=0.1,
-                contrast_factor=0.1,
-                saturation_factor=(0.4, 0.6),
-                hue_factor=0.02,
-                seed=seed,
-            )
-        )
+        augmentations += [
+            keras_cv.layers.RandomBrightness(
+                between(-0.1, 0.1), value_range=(0, 255), seed=seed
+            ),
+            keras_cv.layers.RandomSaturation(between(0.4, 0.6), seed=seed),
+            keras_cv.layers.RandomHue(
+                between(0, 0.02), value_range=(0, 255), seed=seed
+            ),
+        ]
 
     def augment(photos):
         photos = tf.cast(photos, tf.float32)

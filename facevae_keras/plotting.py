@@ -57,9 +57,7 @@ def save_picture(path, image):
     os.replace(unfinished, path)
 
 
-def show_faces(
-    images, columns=8, row_labels=(), column_labels=(), title=None
-):
+def show_faces(images, columns=8, row_labels=(), column_labels=(), title=None):
     """Shows faces in a figure.
 
     Args:

@@ -80,8 +80,10 @@ def test_photos_are_scaled_with_anti_aliasing(tmp_path):
     stripes = np.zeros((512, 512, 3), "uint8")
     stripes[:, ::2] = 255
     Image.fromarray(stripes).save(tmp_path / "stripes.png")
-    photo = fv.read_photo(tmp_path / "stripes.png", 64)
-    assert np.abs(photo.astype(int) - 127).max() <= 4
+    photo = fv.read_photo(tmp_path / "stripes.png", 64).astype(int)
+    # At the border there is half a stripe more on one side.
+    assert np.abs(photo - 127).max() <= 8
+    assert np.abs(photo[1:-1, 1:-1] - 127).max() <= 1
 
 
 def test_grey_and_transparent_images_become_rgb(tmp_path):
@@ -211,7 +213,8 @@ def test_splits_without_identities():
     )
     training, validation = fv.split_images(images, 0.2, seed=1)
     assert len(training) == 40 and len(validation) == 10
-    assert list(fv.split_images(images, 0.2, seed=2)[1]) != list(validation)
+    other = fv.split_images(images, 0.2, seed=2)[1]
+    assert list(other.index) != list(validation.index)
     with pytest.raises(ValueError, match="at least one person"):
         fv.split_images(images.assign(identity="the same"), 0.2)
 
