@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import pandas as pd
 
+from facevae_keras.vae import default_jit_compile
+
 
 def active_dimensions(means, threshold=0.01):
     """Which latent variables carry information about the face.
@@ -62,7 +64,7 @@ def attribute_classifier(image_size, attribute_count):
         keras.optimizers.Adam(1e-3),
         loss="binary_crossentropy",
         metrics=["binary_accuracy"],
-        jit_compile=False,
+        jit_compile=default_jit_compile(),
     )
     return classifier
 

@@ -93,9 +93,7 @@ class FaceVAE(keras.Model):
                 "compile needs a reconstruction loss, such as "
                 "fv.PerceptualLoss(fv.load_facenet(path)) or fv.PixelLoss()"
             )
-        if keras.backend.backend() == "tensorflow":
-            # XLA takes about 1.4 times as long for these networks on a CPU.
-            kwargs.setdefault("jit_compile", False)
+        kwargs.setdefault("jit_compile", default_jit_compile())
         super().compile(optimizer=optimizer, **kwargs)
         # The bound method, since Keras saves the weights of any loss object
         # that it finds: FaceNet is large, and belongs to the loss.
@@ -195,7 +193,7 @@ class FaceVAE(keras.Model):
                 "encode takes RGB images (n, height, width, 3), found an "
                 f"array of shape {images.shape}"
             )
-        return self._in_batches(
+        return _in_batches(
             lambda batch: self._encode(batch, training=False), images
         )
 
@@ -216,7 +214,7 @@ class FaceVAE(keras.Model):
                 f"this VAE has {self.latent_dim} latent variables: decode "
                 f"takes (n, {self.latent_dim}), found shape {z.shape}"
             )
-        (images,) = self._in_batches(
+        (images,) = _in_batches(
             lambda batch: [self.decoder(batch, training=False)],
             z.reshape(-1, self.latent_dim),
         )
@@ -234,20 +232,31 @@ class FaceVAE(keras.Model):
         mean, _ = self.encode(images)
         return self.decode(mean)
 
-    def _in_batches(self, function, array, batch_size=128):
-        """Applies a function of one tensor to a large array, part by part."""
-        parts = [
-            [
-                ops.convert_to_numpy(output)
-                for output in function(
-                    ops.convert_to_tensor(array[start : start + batch_size])
-                )
-            ]
-            for start in range(0, max(len(array), 1), batch_size)
+
+def _in_batches(function, array, batch_size=128):
+    """Applies a function of one tensor to a large array, part by part."""
+    parts = [
+        [
+            ops.convert_to_numpy(output)
+            for output in function(
+                ops.convert_to_tensor(array[start : start + batch_size])
+            )
         ]
-        return tuple(
-            np.concatenate(outputs) for outputs in zip(*parts, strict=True)
-        )
+        for start in range(0, max(len(array), 1), batch_size)
+    ]
+    return tuple(
+        np.concatenate(outputs) for outputs in zip(*parts, strict=True)
+    )
+
+
+def default_jit_compile():
+    """The `jit_compile` that this project's models are compiled with.
+
+    Returns:
+        False under TensorFlow, where XLA takes about 1.4 times as long for
+        these networks on a CPU; elsewhere Keras' own `"auto"`.
+    """
+    return False if keras.backend.backend() == "tensorflow" else "auto"
 
 
 def load_vae(source, architecture=None):
