@@ -12,6 +12,9 @@ from facevae_keras.callbacks import ReconstructionPictures, StopOnNaN
 from facevae_keras.data import (
     find_images,
     image_dataset,
+    index_batches,
+    load_photos,
+    photo_batches,
     read_attributes,
     read_photo,
     split_images,
@@ -30,5 +33,6 @@ from facevae_keras.metrics import (
 )
 from facevae_keras.parameters import check_parameters
 from facevae_keras.plotting import face_grid, save_picture, show_faces
+from facevae_keras.precision import fastest_precision
 from facevae_keras.synthetic import write_synthetic_dataset
 from facevae_keras.vae import FaceVAE, load_vae

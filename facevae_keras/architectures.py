@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import keras
 import numpy as np
-from keras import layers
+from keras import layers, ops
 
 # Mean and variance of RGB values 0..255 with which the original programs
 # standardise images for the VAE, and for the FaceNet that judges it.
@@ -27,8 +27,75 @@ def _initial_weights():
     return keras.initializers.TruncatedNormal(stddev=0.1)
 
 
+# Row i is what pixel i of the enlarged image's 4x4 neighbourhood gets from the
+# three rows (or columns) of a 3x3 kernel, when each old pixel is written twice.
+_KERNEL_OF_DOUBLED_PIXELS = np.array(
+    [[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype="float32"
+)
+
+
+@keras.saving.register_keras_serializable(package="facevae_keras")
+class UpsamplingConv2D(layers.Conv2D):
+    """Nearest-neighbour upsampling to twice the size, then a 3x3 convolution.
+
+    Both are linear, so that together they are one transposed convolution of
+    stride 2, whose 4x4 kernel is a sum of shifted copies of the 3x3 one. That
+    never makes the enlarged input, and takes 4 instead of 9 products for each
+    value: 1.4 to 4 times as fast on a CPU. The weights are those of the 3x3
+    convolution; there is no bias. Only training does so: inference takes the
+    two in turn, whose sums round as the original's do.
+    """
+
+    def __init__(self, filters, **kwargs):
+        super().__init__(filters, 3, padding="same", use_bias=False, **kwargs)
+
+    def call(self, inputs, training=None):
+        if not training:
+            rows = ops.repeat(inputs, 2, axis=1)
+            return super().call(ops.repeat(rows, 2, axis=2))
+        # The sums of the kernel's values are taken in float32.
+        shifts = _KERNEL_OF_DOUBLED_PIXELS
+        kernel = ops.cast(self.kernel, "float32")
+        kernel = ops.einsum("yi,ijcf->yjcf", shifts, kernel)
+        kernel = ops.einsum("xj,yjcf->yxfc", shifts, kernel)
+        kernel = ops.cast(kernel, inputs.dtype)
+        return ops.conv_transpose(inputs, kernel, strides=2, padding="same")
+
+    def compute_output_shape(self, input_shape):
+        batch, height, width, _ = input_shape
+        return (
+            batch,
+            None if height is None else 2 * height,
+            None if width is None else 2 * width,
+            self.filters,
+        )
+
+    def get_config(self):
+        config = super().get_config()
+        for fixed in ("kernel_size", "padding", "use_bias"):
+            del config[fixed]
+        return config
+
+
+def _normalize(x, scope, activation=True):
+    """Batch norm without scale, leaky ReLU."""
+    # On several devices the statistics are those of the whole batch; the other
+    # backends do so by themselves.
+    synchronized = keras.backend.backend() == "tensorflow"
+    x = layers.BatchNormalization(
+        scale=False,
+        epsilon=1e-3,
+        momentum=0.995,
+        synchronized=synchronized,
+        name=f"{scope}-BatchNorm",
+    )(x)
+    if not activation:
+        return x
+    return layers.LeakyReLU(0.1, name=f"{scope}-activation")(x)
+
+
 def _conv(x, filters, kernel_size, scope, strides=1, activation=True):
-    """Convolution without bias, batch norm without scale, leaky ReLU."""
+    """Convolution without bias, batch norm, leaky ReLU."""
     x = layers.Conv2D(
         filters,
         kernel_size,
@@ -38,17 +105,20 @@ def _conv(x, filters, kernel_size, scope, strides=1, activation=True):
         kernel_initializer=_initial_weights(),
         name=scope,
     )(x)
-    x = layers.BatchNormalization(
-        scale=False, epsilon=1e-3, momentum=0.995, name=f"{scope}-BatchNorm"
+    return _normalize(x, scope, activation)
+
+
+def _double(x, filters, scope, activation=True):
+    """Twice the size, 3x3 convolution, batch norm, leaky ReLU."""
+    x = UpsamplingConv2D(
+        filters, kernel_initializer=_initial_weights(), name=scope
     )(x)
-    if not activation:
-        return x
-    return layers.LeakyReLU(0.1, name=f"{scope}-activation")(x)
+    return _normalize(x, scope, activation)
 
 
-def _dense(x, units, scope):
+def _dense(x, units, scope, dtype=None):
     return layers.Dense(
-        units, kernel_initializer=_initial_weights(), name=scope
+        units, kernel_initializer=_initial_weights(), name=scope, dtype=dtype
     )(x)
 
 
@@ -62,21 +132,15 @@ def _residuals(x, kernel_size, scope):
     return x
 
 
-def _double(x, scope):
-    """Nearest-neighbour upsampling to twice the size."""
-    return layers.UpSampling2D(
-        2, interpolation="nearest", name=f"{scope}-upsampling"
-    )(x)
-
-
 def _encoder(image_size, latent_dim, body):
     images = keras.Input((image_size, image_size, 3), name="images")
     x = layers.Normalization(
         mean=RGB_MEAN, variance=RGB_VARIANCE, name="standardize"
     )(images)
     x = layers.Flatten(name="flatten")(body(x))
-    mean = _dense(x, latent_dim, "Fc_1")
-    log_variance = _dense(x, latent_dim, "Fc_2")
+    # What leaves the two networks is float32 under mixed precision too.
+    mean = _dense(x, latent_dim, "Fc_1", "float32")
+    log_variance = _dense(x, latent_dim, "Fc_2", "float32")
     return keras.Model(images, [mean, log_variance], name="encoder")
 
 
@@ -87,7 +151,10 @@ def _decoder(latent_dim, body):
     # The encoder's standardisation undone; nothing is clipped here, so that
     # the loss has a gradient outside 0..255 too.
     images = layers.Rescaling(
-        np.sqrt(RGB_VARIANCE).tolist(), offset=RGB_MEAN, name="to_rgb"
+        np.sqrt(RGB_VARIANCE).tolist(),
+        offset=RGB_MEAN,
+        name="to_rgb",
+        dtype="float32",
     )(x)
     return keras.Model(latents, images, name="decoder")
 
@@ -104,9 +171,8 @@ def _plain_encoder(image_size, latent_dim, filters):
 def _plain_decoder(latent_dim, filters):
     def body(x):  # doubles the image before every convolution, from 4x4
         for number, count in enumerate(filters, start=1):
-            scope = f"Conv2d_{number}"
             last = number == len(filters)
-            x = _conv(_double(x, scope), count, 3, scope, activation=not last)
+            x = _double(x, count, f"Conv2d_{number}", activation=not last)
         return x
 
     return _decoder(latent_dim, body)
@@ -125,8 +191,7 @@ def _resnet_encoder(image_size, latent_dim, filters):
 def _resnet_decoder(latent_dim, filters):
     def body(x):
         for number, count in enumerate(filters, start=1):
-            scope = f"Conv2d_{number}a"
-            x = _conv(_double(x, scope), count, 3, scope)
+            x = _double(x, count, f"Conv2d_{number}a")
             x = _residuals(x, 3, f"Conv2d_{number}b")
         return _conv(x, 3, 3, f"Conv2d_{len(filters)}c", activation=False)
 

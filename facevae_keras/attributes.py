@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from facevae_keras.data import indexed_photos
+from facevae_keras.data import file_names, read_batches
 
 
 def encode_images(vae, paths, crop=1.0, batch_size=128):
@@ -34,23 +34,18 @@ def encode_images(vae, paths, crop=1.0, batch_size=128):
 
     >>> latents = fv.encode_images(vae, fv.find_images("celeba")["path"])
     """
-    if isinstance(paths, pd.Series):
-        names = paths.index
-    else:
-        paths = list(paths)
-        names = pd.Index([pathlib.Path(path).name for path in paths])
+    names, paths = file_names(paths)
     if not names.is_unique:
         raise ValueError(
             "file names must be unique to be joined with attributes, found "
             f"{names[names.duplicated()][0]} twice"
         )
-    batches = indexed_photos(paths, vae.image_size, crop).batch(batch_size)
     progress = keras.utils.Progbar(len(paths), unit_name="photo")
     found, means = [], []
-    for indices, photos in batches.prefetch(2):
-        found.append(indices.numpy())
-        means.append(vae.encode(photos.numpy())[0])
-        progress.add(len(indices))
+    for places, photos in read_batches(paths, vae.image_size, crop, batch_size):
+        found.append(places)
+        means.append(vae.encode(photos)[0])
+        progress.add(len(places))
     return pd.DataFrame(
         np.concatenate(means),
         index=names[np.concatenate(found)].rename("filename"),

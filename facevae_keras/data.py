@@ -1,8 +1,14 @@
 """Photos and labels: image folders, CelebA's files, the input pipeline."""
 
+import collections
+import concurrent.futures
+import hashlib
+import os
 import pathlib
+import shutil
 import warnings
 
+import keras
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
@@ -10,6 +16,9 @@ from PIL import Image, ImageOps
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 ATTRIBUTE_FILE = "list_attr_celeba.txt"
 IDENTITY_FILE = "identity_CelebA.txt"
+
+# Bytes: all of CelebA at 64x64 pixels fits, at 160x160 it doesn't.
+LARGEST_IN_MEMORY = 4 * 1024**3
 
 
 def find_images(folder):
@@ -209,16 +218,218 @@ def read_photo(path, image_size, crop=1.0):
         # Lets JPEG decode large photos at a half, a quarter, ... of their
         # size; at twice the final size the difference can't be seen.
         photo.draft("RGB", 2 * (round(2 * image_size / crop),))
-        photo = ImageOps.exif_transpose(photo).convert("RGB")
-    width, height = photo.size
-    side = crop * min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    photo = photo.resize(
-        (image_size, image_size),
-        Image.Resampling.BILINEAR,  # Pillow's is anti-aliased
-        box=(left, top, left + side, top + side),
-    )
+        ImageOps.exif_transpose(photo, in_place=True)
+        if photo.mode != "RGB":
+            photo = photo.convert("RGB")
+        width, height = photo.size
+        side = crop * min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        photo = photo.resize(
+            (image_size, image_size),
+            Image.Resampling.BILINEAR,  # Pillow's is anti-aliased
+            box=(left, top, left + side, top + side),
+        )
     return np.asarray(photo)
+
+
+def read_batches(paths, image_size, crop=1.0, batch_size=128):
+    """Reads photos in order, batch by batch, on all processor cores.
+
+    The next two batches are read while the caller is busy with one, and no
+    more than these are in memory.
+
+    Args:
+        paths: list of paths of image files.
+        image_size, crop: see `read_photo`.
+        batch_size: files per batch.
+
+    Yields:
+        Pairs: the places in `paths` of the photos that could be read, and
+        those photos, a uint8 array (at most batch_size, image_size,
+        image_size, 3). At the end a warning gives the number and names of
+        those that couldn't.
+
+    Raises:
+        ValueError: no paths, a crop that is no fraction, or not one of the
+            files can be read.
+    """
+    paths = [str(path) for path in paths]
+    _check_request(paths, crop)
+    unreadable = {}
+
+    def read(place):
+        try:
+            return place, read_photo(paths[place], image_size, crop)
+        except (OSError, SyntaxError, ValueError) as error:
+            unreadable[paths[place]] = str(error)
+            return None
+
+    def batch(futures):
+        found = [future.result() for future in futures]
+        found = [pair for pair in found if pair is not None]
+        places = np.array([place for place, _ in found], dtype="int64")
+        photos = np.empty((len(found), image_size, image_size, 3), "uint8")
+        for row, (_, photo) in enumerate(found):
+            photos[row] = photo
+        return places, photos
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        ahead = collections.deque()
+        for start in range(0, len(paths), batch_size):
+            places = range(start, min(start + batch_size, len(paths)))
+            ahead.append([pool.submit(read, place) for place in places])
+            if len(ahead) > 2:
+                yield batch(ahead.popleft())
+        while ahead:
+            yield batch(ahead.popleft())
+    _warn_unreadable(unreadable, len(paths))
+
+
+def load_photos(paths, image_size, crop=1.0, cache_folder=None):
+    """Reads photos once, for a training that passes over them many times.
+
+    Args:
+        paths: paths of image files. A pandas Series (the `path` column of
+            `find_images`) keeps its index; else the files' own names serve.
+        image_size, crop: see `read_photo`.
+        cache_folder: where photos that take more than `LARGEST_IN_MEMORY` go,
+            a file that is mapped into memory, not read. The next call with the
+            same files, size and crop finds it there. None: always in memory.
+
+    Returns:
+        Two things: the photos that could be read, a uint8 array or memory map
+        (n, image_size, image_size, 3), RGB, and their names, a `pandas.Index`.
+        A warning gives the number and names of those that couldn't.
+
+    Raises:
+        ValueError: no paths, or not one of the files can be read.
+
+    Example:
+
+    >>> photos, names = fv.load_photos(training["path"], 160, crop=0.8)
+    >>> vae.fit(fv.photo_batches(photos, 128), epochs=10, steps_per_epoch=100)
+    """
+    names, paths = file_names(paths)
+    shape = (len(paths), image_size, image_size, 3)
+    if cache_folder is None or np.prod(shape) <= LARGEST_IN_MEMORY:
+        photos = np.empty(shape, "uint8")
+        places = _read_into(photos, paths, image_size, crop)
+        return photos[: len(places)], names[places]
+    cache_folder = pathlib.Path(cache_folder)
+    cache = cache_folder / f"photos_{_fingerprint(paths, image_size, crop)}"
+    if not cache.exists():
+        unfinished = cache_folder / f"unfinished_{cache.name}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        photos = np.lib.format.open_memmap(
+            unfinished / "photos.npy", "w+", "uint8", shape
+        )
+        places = _read_into(photos, paths, image_size, crop)
+        photos.flush()
+        np.save(unfinished / "places.npy", places)
+        os.replace(unfinished, cache)
+    photos = np.load(cache / "photos.npy", mmap_mode="r")
+    places = np.load(cache / "places.npy")
+    return photos[: len(places)], names[places]
+
+
+def file_names(paths):
+    """Names for paths: the index of a pandas Series, or the files' own."""
+    if isinstance(paths, pd.Series):
+        return paths.index, [str(path) for path in paths]
+    paths = [str(path) for path in paths]
+    return pd.Index([pathlib.Path(path).name for path in paths]), paths
+
+
+def _read_into(photos, paths, image_size, crop):
+    """Fills the first rows of an array; the places in `paths` of these."""
+    progress = keras.utils.Progbar(len(paths), unit_name="photo")
+    found = []
+    row = 0
+    for places, batch in read_batches(paths, image_size, crop):
+        photos[row : row + len(batch)] = batch
+        row += len(batch)
+        found.append(places)
+        progress.add(len(batch))
+    return np.concatenate(found)
+
+
+def _fingerprint(paths, image_size, crop):
+    """Changes when a file, its size or time, or what is made of it does."""
+    digest = hashlib.sha256(f"{image_size} {crop}".encode())
+    for path in paths:
+        status = os.stat(path) if os.path.exists(path) else None
+        stamp = (status.st_size, status.st_mtime_ns) if status else None
+        digest.update(f"{path} {stamp}".encode())
+    return digest.hexdigest()[:16]
+
+
+def index_batches(count, batch_size, flip=False, steps_per_launch=1, seed=666):
+    """Draws batches without end: every photo once in each pass.
+
+    Args:
+        count: number of photos.
+        batch_size: photos per step of training.
+        flip: mirrors half of the photos.
+        steps_per_launch: how many steps one batch for `fit` is to hold.
+        seed: the same seed draws the same batches.
+
+    Yields:
+        Tuples of one int32 array (steps_per_launch, batch_size). Index i is
+        photo i; index i + count is photo i, mirrored.
+
+    Raises:
+        ValueError: a batch is larger than the data set.
+    """
+    if batch_size > count:
+        raise ValueError(
+            f"a batch of {batch_size} is larger than the data set of "
+            f"{count} photos"
+        )
+    return _index_batches(count, batch_size, flip, steps_per_launch, seed)
+
+
+def _index_batches(count, batch_size, flip, steps_per_launch, seed):
+    random = np.random.default_rng(seed)
+    steps = []
+    while True:
+        order = random.permutation(count)
+        if flip:
+            order = order + count * random.integers(2, size=count)
+        for start in range(0, count - batch_size + 1, batch_size):
+            steps.append(order[start : start + batch_size])
+            if len(steps) == steps_per_launch:
+                yield (np.stack(steps).astype("int32"),)
+                steps = []
+
+
+def photo_batches(photos, batch_size, flip=False, seed=666):
+    """Batches of photos for `fit`, without end, on every Keras backend.
+
+    Args:
+        photos: uint8 array (n, height, width, 3), as from `load_photos`.
+        batch_size, flip, seed: see `index_batches`, which draws the photos.
+
+    Yields:
+        Tuples of one uint8 array (batch_size, height, width, 3).
+
+    Raises:
+        ValueError: a batch is larger than the data set.
+
+    Example:
+
+    >>> batches = fv.photo_batches(photos, 128, flip=True)
+    >>> vae.fit(batches, epochs=10, steps_per_epoch=100)
+    """
+    drawn = index_batches(len(photos), batch_size, flip, seed=seed)
+    return (_take(photos, indices[0]) for (indices,) in drawn)
+
+
+def _take(photos, indices):
+    batch = photos[indices % len(photos)]
+    mirrored = indices >= len(photos)
+    batch[mirrored] = batch[mirrored, :, ::-1]
+    return (batch,)
 
 
 def image_dataset(
@@ -267,8 +478,7 @@ def image_dataset(
             f"a batch of {batch_size} is larger than the data set of "
             f"{len(paths)} photos"
         )
-    dataset = indexed_photos(paths, image_size, crop, shuffle, seed)
-    dataset = dataset.map(lambda index, photo: photo)
+    dataset = _photo_dataset(paths, image_size, crop, shuffle, seed)
     dataset = dataset.batch(batch_size, drop_remainder=shuffle)
     if flip or color_jitter:
         augment = _augmentation(flip, color_jitter, seed)
@@ -276,26 +486,11 @@ def image_dataset(
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def indexed_photos(paths, image_size, crop=1.0, shuffle=False, seed=666):
-    """The photos that can be read, one by one, with their places in `paths`.
-
-    Args:
-        paths, image_size, crop, shuffle, seed: see `image_dataset`.
-
-    Returns:
-        `tf.data.Dataset` of pairs: index (int64) and uint8 tensor
-        (image_size, image_size, 3). It warns at the end, as `image_dataset`.
-
-    Raises:
-        ValueError: no paths, or a crop that is no fraction.
-    """
+def _photo_dataset(paths, image_size, crop, shuffle, seed):
+    """The photos that can be read, one by one; it warns of the others."""
     import tensorflow as tf
 
-    paths = [str(path) for path in paths]
-    if not paths:
-        raise ValueError("expected the paths of photos, found none")
-    if not 0 < crop <= 1:
-        raise ValueError(f"crop is a fraction, 0 < crop <= 1, found {crop}")
+    _check_request(paths, crop)
     unreadable = {}
 
     def read(index):
@@ -309,10 +504,10 @@ def indexed_photos(paths, image_size, crop=1.0, shuffle=False, seed=666):
         photo, readable = tf.numpy_function(read, [index], (tf.uint8, tf.bool))
         photo.set_shape((image_size, image_size, 3))
         readable.set_shape(())
-        return index, photo, readable
+        return photo, readable
 
     def report():  # an empty tail of the data set, which only warns
-        warn_unreadable(unreadable, len(paths))
+        _warn_unreadable(unreadable, len(paths))
         unreadable.clear()
         yield from ()
 
@@ -320,15 +515,22 @@ def indexed_photos(paths, image_size, crop=1.0, shuffle=False, seed=666):
     if shuffle:
         dataset = dataset.shuffle(len(paths), seed=seed)
     dataset = dataset.map(read_in_graph, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.filter(lambda index, photo, readable: readable)
-    dataset = dataset.map(lambda index, photo, readable: (index, photo))
+    dataset = dataset.filter(lambda photo, readable: readable)
+    dataset = dataset.map(lambda photo, readable: photo)
     tail = tf.data.Dataset.from_generator(
         report, output_signature=dataset.element_spec
     )
     return dataset.concatenate(tail)
 
 
-def warn_unreadable(unreadable, count):
+def _check_request(paths, crop):
+    if not paths:
+        raise ValueError("expected the paths of photos, found none")
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop is a fraction, 0 < crop <= 1, found {crop}")
+
+
+def _warn_unreadable(unreadable, count):
     """Warns of files that were skipped.
 
     Args:

@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from facevae_keras.facenet import WIKI_LAYERS, feature_extractor
+from facevae_keras.precision import fastest_precision
 
 
 def kl_divergence(mean, log_variance):
@@ -39,9 +40,9 @@ def kl_divergence(mean, log_variance):
 def scale_images(images, size):
     """Scales images to `size` x `size`; anti-aliased, linear interpolation.
 
-    Two products with small constant matrices, so that it is differentiable,
-    compiles everywhere and gives the same numbers on every Keras backend
-    (their own resizing operations do not).
+    Two products with constant matrices, so that it is differentiable, compiles
+    everywhere and gives the same numbers on every Keras backend (their own
+    resizing operations do not).
 
     Args:
         images: float tensor (n, height, width, channels).
@@ -50,13 +51,22 @@ def scale_images(images, size):
     Returns:
         Tensor (n, size, size, channels); `images` itself where it fits.
     """
-    height, width = images.shape[1:3]
+    height, width, channels = images.shape[1:]
     if (height, width) == (size, size):
         return images
-    rows = ops.cast(_resizing_matrix(height, size), images.dtype)
-    columns = ops.cast(_resizing_matrix(width, size), images.dtype)
-    images = ops.einsum("yh,nhwc->nywc", rows, images)
-    return ops.einsum("xw,nywc->nyxc", columns, images)
+    # One large product for the columns of all channels is faster than many
+    # small ones, although it multiplies by zeros between the channels.
+    rows = _resizing_matrix(height, size)
+    columns = np.kron(_resizing_matrix(width, size), np.eye(channels)).T
+    columns = ops.cast(columns, images.dtype)
+    images = ops.reshape(images, (-1, height, width * channels))
+    if size < height:  # the smaller product first
+        images = ops.matmul(ops.cast(rows, images.dtype), images)
+        images = ops.matmul(images, columns)
+    else:
+        images = ops.matmul(images, columns)
+        images = ops.matmul(ops.cast(rows, images.dtype), images)
+    return ops.reshape(images, (-1, size, size, channels))
 
 
 @functools.cache
@@ -71,6 +81,28 @@ def _resizing_matrix(old, new):
     distance = np.abs(centres[:, None] - np.arange(old)[None, :])
     weights = np.maximum(0.0, 1.0 - distance / max(scale, 1.0))
     return (weights / weights.sum(axis=1, keepdims=True)).astype("float32")
+
+
+@ops.custom_gradient
+def _squared_distance(a, b):
+    """Sum of the squared differences of each image, in float32: (n,).
+
+    With its gradient, `2 (b - a)`, written down: what backpropagation would do
+    with casts, squares and sums in turn is one pass over the features here, and
+    makes a training step about 1.15 times as fast on a CPU.
+    """
+    difference = b - a
+    squares = ops.square(ops.cast(difference, "float32"))
+    distance = ops.sum(squares, axis=tuple(range(1, len(a.shape))))
+
+    def gradient(*args, upstream=None):
+        upstream = args[0] if upstream is None else upstream
+        shape = (-1,) + (1,) * (len(a.shape) - 1)
+        scale = ops.cast(ops.reshape(2 * upstream, shape), difference.dtype)
+        change = scale * difference
+        return -change, change
+
+    return distance, gradient
 
 
 class PixelLoss(keras.losses.Loss):
@@ -112,6 +144,9 @@ class PerceptualLoss(keras.losses.Loss):
         layers: names of FaceNet's endpoints.
         image_size: photo and reconstruction are compared at this size, in
             pixels. The original's is 160; smaller is faster.
+        precision: dtype policy of FaceNet's convolutions but for the first:
+            `"float32"`, `"mixed_bfloat16"`, or None for the one that
+            `fv.fastest_precision` names. Sums are in float32 in any case.
 
     Call arguments:
         photos: (n, height, width, 3), RGB 0..255.
@@ -134,12 +169,16 @@ class PerceptualLoss(keras.losses.Loss):
         facenet,
         layers=WIKI_LAYERS,
         image_size=160,
+        precision=None,
         name="perceptual_loss",
     ):
         super().__init__(name=name)
         self.layers = tuple(layers)
         self.image_size = image_size
-        self.feature_extractor = feature_extractor(facenet, self.layers)
+        self.precision = precision or fastest_precision()
+        self.feature_extractor = feature_extractor(
+            facenet, self.layers, self.precision
+        )
 
     def call(self, photos, reconstructions):
         return sum(self.layer_losses(photos, reconstructions).values())
@@ -156,10 +195,11 @@ class PerceptualLoss(keras.losses.Loss):
         """
         wanted = self._features(photos)
         found = self._features(reconstructions)
-        return {
-            layer: ops.sum(ops.square(a - b), axis=tuple(range(1, a.ndim)))
-            for layer, a, b in zip(self.layers, wanted, found, strict=True)
-        }
+        losses = {}
+        for layer, a, b in zip(self.layers, wanted, found, strict=True):
+            # Nothing is learnt from how the photo's own features would change.
+            losses[layer] = _squared_distance(ops.stop_gradient(a), b)
+        return losses
 
     def _features(self, images):
         images = ops.convert_to_tensor(images, dtype="float32")

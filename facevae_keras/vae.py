@@ -12,9 +12,10 @@ from facevae_keras import checkpoints, conversion
 from facevae_keras.architectures import get_architecture
 from facevae_keras.losses import kl_divergence, scale_images
 from facevae_keras.stored_arrays import clear_errors
+from facevae_keras.training_steps import TrainingSteps
 
 
-class FaceVAE(keras.Model):
+class FaceVAE(TrainingSteps, keras.Model):
     """A variational autoencoder of face images (arXiv 1312.6114).
 
     Args:
@@ -125,15 +126,13 @@ class FaceVAE(keras.Model):
 
     def call(self, photos, training=False):
         """Reconstructs photos from the means of their latent variables."""
-        mean, _ = self._encode(photos, training)
+        mean, _ = self.encoder(self._images(photos), training=training)
         return self.decoder(mean, training=training)
 
-    def _encode(self, photos, training):
+    def _images(self, photos):
+        """Photos as the encoder takes them."""
         photos = ops.cast(photos, "float32")
-        images = scale_images(photos, self.image_size)
-        mean, log_variance = self.encoder(images, training=training)
-        # Under mixed precision the sums of the loss still are in float32.
-        return ops.cast(mean, "float32"), ops.cast(log_variance, "float32")
+        return scale_images(photos, self.image_size)
 
     def compute_losses(self, photos, training):
         """The mathematics of a step, the same on every backend.
@@ -146,8 +145,9 @@ class FaceVAE(keras.Model):
             Three scalars: `alpha * KL + beta * reconstruction`, the
             reconstruction loss and the KL divergence, means over the images.
         """
-        mean, log_variance = self._encode(photos, training)
-        noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
+        images = self._images(photos)
+        mean, log_variance = self.encoder(images, training=training)
+        noise = self.draw_noise(ops.shape(mean))
         z = mean + noise * ops.exp(0.5 * log_variance)
         reconstructions = self.decoder(z, training=training)
         reconstruction_loss = self._reconstruction_loss(photos, reconstructions)
@@ -155,28 +155,43 @@ class FaceVAE(keras.Model):
         total = self.alpha * kl_loss + self.beta * reconstruction_loss
         return total, reconstruction_loss, kl_loss
 
-    def train_step(self, data):
-        import tensorflow as tf
-
-        photos, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
-            losses = self.compute_losses(photos, training=True)
-        gradients = tape.gradient(losses[0], self.trainable_variables)
-        self.optimizer.apply(gradients, self.trainable_variables)
-        return self._track(losses, photos)
-
-    def test_step(self, data):
-        photos, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        losses = self.compute_losses(photos, training=False)
-        return self._track(losses, photos)
-
-    def _track(self, losses, photos):
+    def track_losses(self, losses, photos):
+        """Adds the losses of a batch to the means of this epoch."""
         # Weighted by the number of images, or a small last batch would count
         # as much as a full one.
         count = ops.shape(photos)[0]
         for tracker, value in zip(self._trackers, losses, strict=True):
             tracker.update_state(value, sample_weight=count)
+
+    def loss_results(self):
+        """The means of this epoch so far, by name."""
         return {tracker.name: tracker.result() for tracker in self._trackers}
+
+    def keep_on_device(self, photos):
+        """Puts a whole data set where the model computes, for `fit`.
+
+        Then `fit` takes the indices that `fv.index_batches` draws, instead of
+        photos: the host sends a few numbers, and several steps are one launch.
+
+        Args:
+            photos: uint8 array (n, height, width, 3), such as `fv.load_photos`
+                returns. It has to fit into the device's memory: 15,000 photos
+                of 160x160 pixels take 1.2 GB.
+
+        Example:
+
+        >>> vae.keep_on_device(photos)
+        >>> indices = fv.index_batches(len(photos), 128, steps_per_launch=50)
+        >>> vae.fit(indices, epochs=10, steps_per_epoch=20)  # 10,000 steps
+        """
+        self._resident_photos = ops.convert_to_tensor(photos, dtype="uint8")
+
+    def photos_on_device(self, indices):
+        """The photos of some indices, which are as in `fv.index_batches`."""
+        count = self._resident_photos.shape[0]
+        photos = ops.take(self._resident_photos, indices % count, axis=0)
+        mirrored = ops.reshape(indices >= count, (-1, 1, 1, 1))
+        return ops.where(mirrored, ops.flip(photos, axis=2), photos)
 
     def encode(self, images):
         """The posterior of the latent variables, in inference mode.
@@ -185,7 +200,7 @@ class FaceVAE(keras.Model):
             images: array (n, height, width, 3), RGB 0..255, square.
 
         Returns:
-            Mean and log variance, NumPy arrays (n, latent_dim).
+            Mean and log variance, float32 NumPy arrays (n, latent_dim).
         """
         images = np.asarray(images)
         if images.ndim != 4 or images.shape[-1] != 3:
@@ -194,7 +209,7 @@ class FaceVAE(keras.Model):
                 f"array of shape {images.shape}"
             )
         return _in_batches(
-            lambda batch: self._encode(batch, training=False), images
+            lambda batch: self.infer(self.encoder, self._images(batch)), images
         )
 
     def decode(self, z):
@@ -215,7 +230,7 @@ class FaceVAE(keras.Model):
                 f"takes (n, {self.latent_dim}), found shape {z.shape}"
             )
         (images,) = _in_batches(
-            lambda batch: [self.decoder(batch, training=False)],
+            lambda batch: [self.infer(self.decoder, batch)],
             z.reshape(-1, self.latent_dim),
         )
         return images.reshape(*z.shape[:-1], *images.shape[1:])
