@@ -2,11 +2,13 @@
 
 from facevae_keras.architectures import ARCHITECTURES
 from facevae_keras.attributes import (
+    AttributeSums,
     add_attribute,
     attribute_vectors,
     encode_images,
     load_attributes,
     save_attributes,
+    sum_attributes,
 )
 from facevae_keras.callbacks import ReconstructionPictures, StopOnNaN
 from facevae_keras.data import (

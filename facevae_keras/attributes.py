@@ -34,6 +34,14 @@ def encode_images(vae, paths, crop=1.0, batch_size=128):
 
     >>> latents = fv.encode_images(vae, fv.find_images("celeba")["path"])
     """
+    batches = list(_encoded_batches(vae, paths, crop, batch_size))
+    names, means = zip(*batches, strict=True)
+    index = names[0].append(list(names[1:]))
+    return pd.DataFrame(np.concatenate(means), index=index.rename("filename"))
+
+
+def _encoded_batches(vae, paths, crop, batch_size):
+    """Names and posterior means of the photos that can be read, in order."""
     names, paths = file_names(paths)
     if not names.is_unique:
         raise ValueError(
@@ -41,15 +49,130 @@ def encode_images(vae, paths, crop=1.0, batch_size=128):
             f"{names[names.duplicated()][0]} twice"
         )
     progress = keras.utils.Progbar(len(paths), unit_name="photo")
-    found, means = [], []
     for places, photos in read_batches(paths, vae.image_size, crop, batch_size):
-        found.append(places)
-        means.append(vae.encode(photos)[0])
+        yield names[places], vae.encode(photos)[0]
         progress.add(len(places))
-    return pd.DataFrame(
-        np.concatenate(means),
-        index=names[np.concatenate(found)].rename("filename"),
-    )
+
+
+class AttributeSums:
+    """What attribute vectors are made of: a few sums, for data of any size.
+
+    For each attribute the number of faces with it and the sum of their latent
+    variables, and both for all faces. Sums of two shards of a data set, from
+    two machines for example, add up to those of the whole, to the last bit
+    and in any order: latent variables are counted in whole units of 2^-24,
+    which is finer than float32 for values above 1.
+
+    Args:
+        attributes: names of the attributes.
+        latent_dim: number of latent variables.
+
+    Example:
+
+    >>> first = fv.sum_attributes(vae, paths[:100_000], attributes, crop=0.8)
+    >>> second = fv.sum_attributes(vae, paths[100_000:], attributes, crop=0.8)
+    >>> vectors = (first + second).vectors()
+    """
+
+    _UNIT = 2.0**-24
+
+    def __init__(self, attributes, latent_dim):
+        self.attributes = pd.Index(attributes, name="attribute")
+        self.count = 0
+        self.total = np.zeros(latent_dim, "int64")
+        self.with_count = np.zeros(len(self.attributes), "int64")
+        self.with_total = np.zeros((len(self.attributes), latent_dim), "int64")
+
+    def update(self, latents, labels):
+        """Adds faces.
+
+        Args:
+            latents: (n, latent_dim), of size 100,000 at most.
+            labels: (n, attributes), 1 where a face has the attribute.
+        """
+        # Whole numbers below 2^53 are exact in float64, whose matrix product
+        # is the fast one.
+        units = np.rint(np.asarray(latents, "float64") / self._UNIT)
+        present = (np.asarray(labels) == 1).astype("float64")
+        for start in range(0, len(units), 1024):
+            part, has = units[start : start + 1024], present[start:][:1024]
+            self.count += len(part)
+            self.total += part.sum(axis=0).astype("int64")
+            self.with_count += has.sum(axis=0).astype("int64")
+            self.with_total += (has.T @ part).astype("int64")
+
+    def __add__(self, other):
+        if not self.attributes.equals(other.attributes):
+            raise ValueError("these sums are of other attributes")
+        merged = AttributeSums(self.attributes, len(self.total))
+        for name in ("count", "total", "with_count", "with_total"):
+            setattr(merged, name, getattr(self, name) + getattr(other, name))
+        return merged
+
+    def vectors(self):
+        """The attribute vectors, as from `attribute_vectors`."""
+        without_count = self.count - self.with_count
+        without_total = self.total - self.with_total
+        with np.errstate(invalid="ignore"):  # 0 / 0 is the promised NaN
+            vectors = self._UNIT * (
+                self.with_total / self.with_count[:, None]
+                - without_total / without_count[:, None]
+            )
+        undefined = np.isnan(vectors).any(axis=1)
+        if undefined.any():
+            warnings.warn(
+                "no vector for attributes that nobody or everybody has: "
+                + ", ".join(self.attributes[undefined]),
+                stacklevel=2,
+            )
+        return pd.DataFrame(vectors.astype("float32"), index=self.attributes)
+
+    def save(self, path):
+        """Writes the sums to a NumPy archive, `NAME.npz`."""
+        path = pathlib.Path(path)
+        unfinished = path.with_name("unfinished_" + path.name)
+        np.savez(
+            unfinished,
+            attributes=self.attributes.to_numpy("str"),
+            count=self.count,
+            total=self.total,
+            with_count=self.with_count,
+            with_total=self.with_total,
+        )
+        os.replace(unfinished, path)
+
+    @classmethod
+    def load(cls, path):
+        """Reads what `save` wrote."""
+        with np.load(path) as found:
+            sums = cls(found["attributes"], len(found["total"]))
+            sums.count = int(found["count"])
+            sums.total = found["total"]
+            sums.with_count = found["with_count"]
+            sums.with_total = found["with_total"]
+        return sums
+
+
+def sum_attributes(vae, paths, attributes, crop=1.0, batch_size=128):
+    """Encodes photos and keeps only sums: no more memory than a few batches.
+
+    For data sets whose latent variables don't fit into memory, or that lie on
+    several machines. `encode_images` and `attribute_vectors` give the same
+    vectors, and the latent variables too.
+
+    Args:
+        vae, paths, crop, batch_size: see `encode_images`.
+        attributes: DataFrame from `read_attributes`; photos without labels are
+            left out.
+
+    Returns:
+        `AttributeSums`.
+    """
+    sums = AttributeSums(attributes.columns, vae.latent_dim)
+    for names, latents in _encoded_batches(vae, paths, crop, batch_size):
+        labelled = names.isin(attributes.index)
+        sums.update(latents[labelled], attributes.loc[names[labelled]])
+    return sums
 
 
 def attribute_vectors(latents, attributes):
@@ -88,26 +211,9 @@ def attribute_vectors(latents, attributes):
             f"are left out, such as {', '.join(unlabelled[:5])}",
             stacklevel=2,
         )
-    # One matrix product gives the sums for all attributes in one pass.
-    values = latents.loc[names].to_numpy("float64")
-    present = (attributes.loc[names] == 1).to_numpy("float64")
-    with_count = present.sum(axis=0)[:, None]
-    without_count = len(names) - with_count
-    with_sum = present.T @ values
-    without_sum = values.sum(axis=0) - with_sum
-    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
-        vectors = with_sum / with_count - without_sum / without_count
-    undefined = np.isnan(vectors).any(axis=1)
-    if undefined.any():
-        warnings.warn(
-            "no vector for attributes that nobody or everybody has: "
-            + ", ".join(attributes.columns[undefined]),
-            stacklevel=2,
-        )
-    return pd.DataFrame(
-        vectors.astype("float32"),
-        index=pd.Index(attributes.columns, name="attribute"),
-    )
+    sums = AttributeSums(attributes.columns, latents.shape[1])
+    sums.update(latents.loc[names], attributes.loc[names])
+    return sums.vectors()
 
 
 def add_attribute(latents, vector, amounts):

@@ -40,6 +40,10 @@ WIKI_LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
 _SCOPE = facenet_names.SCOPE
 _STANDARDIZATIONS = ("fixed", "vae", "per_image")
 
+# All weights are read or drawn after the network is built; random ones before
+# that would only take time.
+_TO_BE_FILLED = "zeros"
+
 # More than any published FaceNet has, and still no burden.
 _LARGEST_EMBEDDING = 2048
 
@@ -311,6 +315,7 @@ def _conv(x, filters, kernel_size, scope, strides=1, padding="same"):
         strides=strides,
         padding=padding,
         use_bias=False,
+        kernel_initializer=_TO_BE_FILLED,
         name=f"{scope}-linear",
     )(x)
     return layers.ReLU(name=scope)(_batch_norm(scope)(x))
@@ -326,7 +331,12 @@ def _branch(x, scope, *convolutions):
 def _residual(x, branches, scale, scope, activation="relu"):
     """Adds to `x` what the branches make of it, scaled down."""
     mixed = layers.Concatenate(name=f"{scope}-mixed")(branches)
-    up = layers.Conv2D(x.shape[-1], 1, name=f"{scope}-Conv2d_1x1-linear")(mixed)
+    up = layers.Conv2D(
+        x.shape[-1],
+        1,
+        kernel_initializer=_TO_BE_FILLED,
+        name=f"{scope}-Conv2d_1x1-linear",
+    )(mixed)
     up = layers.Rescaling(scale, name=f"{scope}-scale")(up)
     x = layers.Add(name=f"{scope}-add")([x, up])
     return layers.Activation(activation, name=scope)(x)
@@ -466,8 +476,11 @@ def _float32_network(embedding_size, standardization):
     x = _endpoint(x, "Mixed_8b")
     x = _endpoint(x, "PrePool")
     x = layers.GlobalAveragePooling2D(name="PreLogitsFlatten")(x)
-    x = layers.Dense(embedding_size, use_bias=False, name="Bottleneck-linear")(
-        x
-    )
+    x = layers.Dense(
+        embedding_size,
+        use_bias=False,
+        kernel_initializer=_TO_BE_FILLED,
+        name="Bottleneck-linear",
+    )(x)
     embedding = _batch_norm("Bottleneck")(x)
     return keras.Model(images, embedding, name=_SCOPE)

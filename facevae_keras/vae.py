@@ -97,8 +97,9 @@ class FaceVAE(TrainingSteps, keras.Model):
         kwargs.setdefault("jit_compile", default_jit_compile())
         super().compile(optimizer=optimizer, **kwargs)
         # The bound method, since Keras saves the weights of any loss object
-        # that it finds: FaceNet is large, and belongs to the loss.
-        self._reconstruction_loss = loss.__call__
+        # that it finds: FaceNet is large, and belongs to the loss. Its `call`,
+        # since `__call__` divides by the number of devices under TensorFlow.
+        self._loss_per_image = loss.call
 
     def get_compile_config(self):
         # A saved VAE is for encoding and decoding; whoever trains it further
@@ -145,12 +146,15 @@ class FaceVAE(TrainingSteps, keras.Model):
             Three scalars: `alpha * KL + beta * reconstruction`, the
             reconstruction loss and the KL divergence, means over the images.
         """
-        images = self._images(photos)
+        photos = ops.cast(photos, "float32")
+        images = scale_images(photos, self.image_size)
         mean, log_variance = self.encoder(images, training=training)
         noise = self.draw_noise(ops.shape(mean))
         z = mean + noise * ops.exp(0.5 * log_variance)
         reconstructions = self.decoder(z, training=training)
-        reconstruction_loss = self._reconstruction_loss(photos, reconstructions)
+        reconstruction_loss = ops.mean(
+            self._loss_per_image(photos, reconstructions)
+        )
         kl_loss = ops.mean(kl_divergence(mean, log_variance))
         total = self.alpha * kl_loss + self.beta * reconstruction_loss
         return total, reconstruction_loss, kl_loss
