@@ -4,8 +4,11 @@ from facevae_keras.architectures import ARCHITECTURES
 from facevae_keras.attributes import (
     add_attribute,
     attribute_vectors,
+    balanced_vector,
+    classifier_direction,
     encode_images,
     load_attributes,
+    project_out,
     save_attributes,
 )
 from facevae_keras.callbacks import ReconstructionPictures, StopOnNaN
