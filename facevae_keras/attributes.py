@@ -75,7 +75,19 @@ def attribute_vectors(latents, attributes):
     >>> vectors = fv.attribute_vectors(latents, attributes)
     >>> vectors.loc["Smiling"]
     """
-    names = _labelled_names(latents, attributes)
+    names = latents.index.intersection(attributes.index, sort=False)
+    if names.empty:
+        raise ValueError(
+            "no photo has both latent variables and labels: the first names "
+            f"are {latents.index[0]!r} and {attributes.index[0]!r}"
+        )
+    unlabelled = latents.index.difference(attributes.index)
+    if len(unlabelled):
+        warnings.warn(
+            f"{len(unlabelled)} of {len(latents)} photos have no labels and "
+            f"are left out, such as {', '.join(unlabelled[:5])}",
+            stacklevel=2,
+        )
     # One matrix product gives the sums for all attributes in one pass.
     values = latents.loc[names].to_numpy("float64")
     present = (attributes.loc[names] == 1).to_numpy("float64")
@@ -96,6 +108,45 @@ def attribute_vectors(latents, attributes):
         vectors.astype("float32"),
         index=pd.Index(attributes.columns, name="attribute"),
     )
+
+
+def add_attribute(latents, vector, amounts):
+    """Moves faces along an attribute vector, by several amounts each.
+
+    Args:
+        latents: array or DataFrame (n, latent_dim).
+        vector: (latent_dim,), such as `vectors.loc["Smiling"]`; a sum of
+            vectors changes several attributes at a time.
+        amounts: how many times the vector to add, such as `[0, 0.5, 1]`;
+            negative takes the attribute away.
+
+    Returns:
+        float32 array (n, len(amounts), latent_dim). Latents of more
+        dimensions are moved likewise, so that two calls in a row give
+        (n, len(first amounts), len(second amounts), latent_dim).
+
+    Raises:
+        ValueError: sizes that do not fit, or a vector with NaN.
+
+    Example:
+
+    >>> smiles = fv.add_attribute(latents, vectors.loc["Smiling"], [0, 1, 2])
+    >>> faces = vae.decode(smiles)  # (n, 3, 64, 64, 3)
+    """
+    latents = np.asarray(latents, dtype="float32")
+    vector = np.asarray(vector, dtype="float32")
+    amounts = np.asarray(amounts, dtype="float32")
+    if vector.ndim != 1 or vector.shape[-1:] != latents.shape[-1:]:
+        raise ValueError(
+            f"latents of shape {latents.shape} need a vector of shape "
+            f"{latents.shape[-1:]}, found {vector.shape}"
+        )
+    if not np.isfinite(vector).all():
+        raise ValueError(
+            "the attribute vector holds NaN: nobody or everybody in the data "
+            "set that it was computed on has the attribute"
+        )
+    return latents[..., None, :] + amounts[:, None] * vector
 
 
 def balanced_vector(latents, attributes, attribute, by):
@@ -220,45 +271,6 @@ def project_out(vector, others):
     # Least squares, since the others need not be at right angles themselves.
     shares = np.linalg.lstsq(others.T, vector, rcond=None)[0]
     return (vector - shares @ others).astype("float32")
-
-
-def add_attribute(latents, vector, amounts):
-    """Moves faces along an attribute vector, by several amounts each.
-
-    Args:
-        latents: array or DataFrame (n, latent_dim).
-        vector: (latent_dim,), such as `vectors.loc["Smiling"]`; a sum of
-            vectors changes several attributes at a time.
-        amounts: how many times the vector to add, such as `[0, 0.5, 1]`;
-            negative takes the attribute away.
-
-    Returns:
-        float32 array (n, len(amounts), latent_dim). Latents of more
-        dimensions are moved likewise, so that two calls in a row give
-        (n, len(first amounts), len(second amounts), latent_dim).
-
-    Raises:
-        ValueError: sizes that do not fit, or a vector with NaN.
-
-    Example:
-
-    >>> smiles = fv.add_attribute(latents, vectors.loc["Smiling"], [0, 1, 2])
-    >>> faces = vae.decode(smiles)  # (n, 3, 64, 64, 3)
-    """
-    latents = np.asarray(latents, dtype="float32")
-    vector = np.asarray(vector, dtype="float32")
-    amounts = np.asarray(amounts, dtype="float32")
-    if vector.ndim != 1 or vector.shape[-1:] != latents.shape[-1:]:
-        raise ValueError(
-            f"latents of shape {latents.shape} need a vector of shape "
-            f"{latents.shape[-1:]}, found {vector.shape}"
-        )
-    if not np.isfinite(vector).all():
-        raise ValueError(
-            "the attribute vector holds NaN: nobody or everybody in the data "
-            "set that it was computed on has the attribute"
-        )
-    return latents[..., None, :] + amounts[:, None] * vector
 
 
 def save_attributes(path, latents, attributes, vectors):

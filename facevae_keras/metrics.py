@@ -28,7 +28,6 @@ PERCEPTUAL_LAYERS = (
     "Mixed_8a",
 )
 _FEATURES = "PreLogitsFlatten"
-_EMBEDDING = "Bottleneck-BatchNorm"
 _FACENET_SIZE = 160  # pixels; what FaceNet was trained on
 _BATCH_SIZE = 32
 
@@ -79,10 +78,13 @@ def reconstruction_figures(vae, facenet, photos, identities=None, seed=666):
     """
     people = _people(identities, len(photos))
     progress = keras.utils.Progbar(3 * len(photos), unit_name="image")
-    found = _compare(vae, facenet, photos, progress)
+    extractor = feature_extractor(facenet, [*PERCEPTUAL_LAYERS, _FEATURES])
+    found = _compare(vae, extractor, photos, progress)
     means = found["means"].astype("float64")
     own, others = _cosines(
-        found["embeddings"], found["embeddings_of_pictures"], people
+        _embed(facenet, found["features"]),
+        _embed(facenet, found["features_of_pictures"]),
+        people,
     )
     values = {
         "psnr": found["psnr"],
@@ -100,8 +102,8 @@ def reconstruction_figures(vae, facenet, photos, identities=None, seed=666):
     )
     features = {
         "kid_reconstructions": found["features_of_pictures"],
-        "kid_prior": _decoded_features(vae, facenet, prior, progress),
-        "kid_fitted": _decoded_features(vae, facenet, fitted, progress),
+        "kid_prior": _decoded_features(vae, extractor, prior, progress),
+        "kid_fitted": _decoded_features(vae, extractor, fitted, progress),
     }
     rows = {
         **{
@@ -176,8 +178,14 @@ def identity_similarity(facenet, images, others):
 
     >>> fv.identity_similarity(facenet, photos, vae.reconstruct(photos))
     """
-    extractor = feature_extractor(facenet, [_EMBEDDING])
-    return _cosines(_embed(extractor, images), _embed(extractor, others))[0]
+    extractor = feature_extractor(facenet, [_FEATURES])
+    own, _ = _cosines(
+        *(
+            _embed(facenet, _features(extractor, pictures))
+            for pictures in (images, others)
+        )
+    )
+    return own
 
 
 def kernel_distance(features_a, features_b, identities=None):
@@ -469,18 +477,18 @@ def dose_curve(
     place = attributes.index(edited)
     latents = np.asarray(latents, dtype="float32")
     people = _people(identities, len(latents))
-    extractor = feature_extractor(facenet, [_EMBEDDING])
+    extractor = feature_extractor(facenet, [_FEATURES])
     progress = keras.utils.Progbar(1 + len(amounts), unit_name="amount")
 
     def look(amount):
-        seen, embeddings = [], []
+        seen, features = [], []
         for part in _parts(len(latents)):
             moved = add_attribute(latents[part], vector, [amount])[:, 0]
             faces = np.clip(vae.decode(moved), 0, 255)
             seen.append(probe.predict(faces, verbose=0) > 0.5)
-            embeddings.append(_embed(extractor, faces))
+            features.append(_features(extractor, faces))
         progress.add(1)
-        return np.concatenate(seen), np.concatenate(embeddings)
+        return np.concatenate(seen), _embed(facenet, np.concatenate(features))
 
     seen_before, embeddings_before = look(0)
     rows = []
@@ -536,32 +544,35 @@ def _look(extractor, images):
     return extractor(scale_images(images, _FACENET_SIZE), training=False)
 
 
-def _embed(extractor, images):
+def _features(extractor, images):
+    """The last layer's features (n, d), in NumPy."""
     return np.concatenate(
         [
-            ops.convert_to_numpy(_look(extractor, images[part])[0])
+            ops.convert_to_numpy(_look(extractor, images[part])[-1])
             for part in _parts(len(images))
         ]
     )
 
 
-def _compare(vae, facenet, photos, progress):
+def _embed(facenet, features):
+    """The rest of FaceNet, from PreLogitsFlatten to the embedding."""
+    linear = facenet.get_layer("Bottleneck-linear")
+    batch_norm = facenet.get_layer("Bottleneck-BatchNorm")
+    return ops.convert_to_numpy(batch_norm(linear(features), training=False))
+
+
+def _compare(vae, extractor, photos, progress):
     """What `reconstruction_figures` needs of photos and reconstructions.
 
     Returns:
         Dictionary of name to array, one row per photo.
     """
-    extractor = feature_extractor(
-        facenet, [*PERCEPTUAL_LAYERS, _FEATURES, _EMBEDDING]
-    )
     found = collections.defaultdict(list)
     for part in _parts(len(photos)):
         means, log_variances = vae.encode(photos[part])
         pictures = np.clip(vae.decode(means), 0, 255)
-        *layers, features, embeddings = _look(extractor, photos[part])
-        *layers_of_pictures, features_of_pictures, embeddings_of_pictures = (
-            _look(extractor, pictures)
-        )
+        *layers, features = _look(extractor, photos[part])
+        *layers_of_pictures, features_of_pictures = _look(extractor, pictures)
         batch = {
             "psnr": _psnr(photos[part], pictures),
             "perceptual_distance": _distances(layers, layers_of_pictures),
@@ -569,8 +580,6 @@ def _compare(vae, facenet, photos, progress):
             "means": means,
             "features": features,
             "features_of_pictures": features_of_pictures,
-            "embeddings": embeddings,
-            "embeddings_of_pictures": embeddings_of_pictures,
         }
         for name, values in batch.items():
             found[name].append(ops.convert_to_numpy(values))
@@ -578,12 +587,11 @@ def _compare(vae, facenet, photos, progress):
     return {name: np.concatenate(values) for name, values in found.items()}
 
 
-def _decoded_features(vae, facenet, z, progress):
-    extractor = feature_extractor(facenet, [_FEATURES])
+def _decoded_features(vae, extractor, z, progress):
     features = []
     for part in _parts(len(z)):
         pictures = np.clip(vae.decode(z[part]), 0, 255)
-        features.append(ops.convert_to_numpy(_look(extractor, pictures)[0]))
+        features.append(_features(extractor, pictures))
         progress.add(len(pictures))
     return np.concatenate(features)
 
