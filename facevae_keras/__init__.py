@@ -5,8 +5,11 @@ from facevae_keras.attributes import (
     AttributeSums,
     add_attribute,
     attribute_vectors,
+    balanced_vector,
+    classifier_direction,
     encode_images,
     load_attributes,
+    project_out,
     save_attributes,
     sum_attributes,
 )
@@ -31,7 +34,13 @@ from facevae_keras.losses import PerceptualLoss, PixelLoss, kl_divergence
 from facevae_keras.metrics import (
     active_dimensions,
     attribute_classifier,
+    dose_curve,
     edit_figures,
+    identity_similarity,
+    kernel_distance,
+    perceptual_distances,
+    reconstruction_figures,
+    train_probe,
 )
 from facevae_keras.parameters import check_parameters
 from facevae_keras.plotting import face_grid, save_picture, show_faces

@@ -255,6 +255,130 @@ def add_attribute(latents, vector, amounts):
     return latents[..., None, :] + amounts[:, None] * vector
 
 
+def balanced_vector(latents, attributes, attribute, by):
+    """An attribute's vector that does not bring other attributes along.
+
+    Faces with glasses are older on average, so the plain difference of means
+    ages the face too. Here faces are compared only with faces that agree with
+    them in the attributes `by`: the means of the young with glasses and the
+    young without, of the old with and the old without. The differences of
+    these groups are averaged, each weighted by what it knows (`n1 n0 / (n1 +
+    n0)`, the inverse of its variance, for n1 faces with and n0 without). White
+    2016 (arXiv 1609.04468) balances classes to the same end, by replication.
+
+    Args:
+        latents: DataFrame from `encode_images`, indexed by file name.
+        attributes: DataFrame from `read_attributes`; joined on the name.
+        attribute: name of the attribute.
+        by: name or names of the attributes to hold constant. Two or three will
+            do: every further one halves the groups.
+
+    Returns:
+        float32 array (latent_dim,), for `add_attribute`.
+
+    Raises:
+        ValueError: an unknown attribute, or no group with faces of both kinds.
+
+    Example:
+
+    >>> glasses = fv.balanced_vector(
+    ...     latents, attributes, "Eyeglasses", by=["Young", "Male"]
+    ... )
+    """
+    by = [by] if isinstance(by, str) else list(by)
+    labels = _columns(attributes, sorted({attribute, *by}))
+    labels = labels.loc[_labelled_names(latents, attributes)]
+    total, weights = np.zeros(latents.shape[1]), 0.0
+    for _, group in labels.groupby(by):
+        has = (group[attribute] == 1).to_numpy()
+        weight = has.mean() * (~has).sum()
+        if weight > 0:  # else one class is missing and nothing to compare
+            values = latents.loc[group.index].to_numpy("float64")
+            difference = values[has].mean(axis=0) - values[~has].mean(axis=0)
+            total += weight * difference
+            weights += weight
+    if weights == 0:
+        raise ValueError(
+            f"among faces that agree in {', '.join(by)}, nobody or everybody "
+            f"has {attribute}: nothing to compare"
+        )
+    return (total / weights).astype("float32")
+
+
+def classifier_direction(latents, attributes, attribute):
+    """The way across the boundary that a linear classifier draws.
+
+    The normal of the plane that best separates the faces with and without the
+    attribute, as in InterFaceGAN (Shen et al. 2020, arXiv 1907.10786), here by
+    logistic regression. It avoids what varies among faces for other reasons,
+    so it tends to change less than the difference of means, and to show less.
+
+    Args:
+        latents: DataFrame from `encode_images`, indexed by file name.
+        attributes: DataFrame from `read_attributes`; joined on the name.
+        attribute: name of the attribute.
+
+    Returns:
+        float32 array (latent_dim,), for `add_attribute`. Its length is that of
+        the difference of means projected on it: one step takes the mean face
+        without the attribute as far across as the mean face with it.
+
+    Raises:
+        ValueError: an unknown attribute, or one that nobody or everybody has.
+
+    Example:
+
+    >>> smile = fv.classifier_direction(latents, attributes, "Smiling")
+    """
+    # Not at the top: it takes seconds to import, and only this needs it.
+    from sklearn.linear_model import LogisticRegression
+
+    labels = _columns(attributes, [attribute])
+    labels = labels.loc[_labelled_names(latents, attributes)]
+    values = latents.loc[labels.index].to_numpy("float64")
+    has = (labels[attribute] == 1).to_numpy()
+    if has.all() or not has.any():
+        raise ValueError(f"nobody or everybody has {attribute}")
+    normal = LogisticRegression(max_iter=1000).fit(values, has).coef_[0]
+    difference = values[has].mean(axis=0) - values[~has].mean(axis=0)
+    vector = normal * (normal @ difference) / (normal @ normal)
+    return vector.astype("float32")
+
+
+def project_out(vector, others):
+    """What is left of a vector without its share along other vectors.
+
+    InterFaceGAN's conditional manipulation (Shen et al. 2020, arXiv
+    1907.10786): a smile less its projection on `Mouth_Slightly_Open` goes at a
+    right angle to it.
+
+    Args:
+        vector: (latent_dim,), such as `vectors.loc["Smiling"]`.
+        others: (latent_dim,), or several: (k, latent_dim).
+
+    Returns:
+        float32 array (latent_dim,), its dot product with each of `others` 0.
+
+    Raises:
+        ValueError: sizes that do not fit.
+
+    Example:
+
+    >>> kept = ["Mouth_Slightly_Open", "High_Cheekbones"]
+    >>> smile = fv.project_out(vectors.loc["Smiling"], vectors.loc[kept])
+    """
+    vector = np.asarray(vector, dtype="float64")
+    others = np.atleast_2d(np.asarray(others, dtype="float64"))
+    if vector.ndim != 1 or others.shape[1:] != vector.shape:
+        raise ValueError(
+            f"a vector of shape {vector.shape} cannot be projected on vectors "
+            f"of shape {others.shape}"
+        )
+    # Least squares, since the others need not be at right angles themselves.
+    shares = np.linalg.lstsq(others.T, vector, rcond=None)[0]
+    return (vector - shares @ others).astype("float32")
+
+
 def save_attributes(path, latents, attributes, vectors):
     """Writes latent variables, labels and attribute vectors to HDF5.
 
@@ -343,6 +467,34 @@ def load_attributes(path):
             index=pd.Index(fields, name="attribute"),
         ),
     )
+
+
+def _labelled_names(latents, attributes):
+    """Names of the photos with latent variables and labels; tells the rest."""
+    names = latents.index.intersection(attributes.index, sort=False)
+    if names.empty:
+        raise ValueError(
+            "no photo has both latent variables and labels: the first names "
+            f"are {latents.index[0]!r} and {attributes.index[0]!r}"
+        )
+    unlabelled = latents.index.difference(attributes.index)
+    if len(unlabelled):
+        warnings.warn(
+            f"{len(unlabelled)} of {len(latents)} photos have no labels and "
+            f"are left out, such as {', '.join(unlabelled[:5])}",
+            stacklevel=3,
+        )
+    return names
+
+
+def _columns(attributes, names):
+    unknown = [name for name in names if name not in attributes.columns]
+    if unknown:
+        raise ValueError(
+            f"no attribute {', '.join(unknown)}; known are "
+            + ", ".join(attributes.columns)
+        )
+    return attributes[names]
 
 
 def _to_text(values):

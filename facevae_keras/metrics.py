@@ -1,10 +1,250 @@
-"""How good a VAE and an edit are, in numbers."""
+"""How good a VAE and an edit are, in numbers.
+
+Every mean comes with its standard error. Photos of one person are not
+independent of each other, so errors are computed over people where it is known
+who is who (Liang and Zeger 1986, doi 10.1093/biomet/73.1.13): 30 photos of a
+celebrity tell less than 30 people.
+"""
+
+import collections
 
 import keras
 import numpy as np
 import pandas as pd
+from keras import ops
 
+from facevae_keras.attributes import add_attribute
+from facevae_keras.facenet import feature_extractor
+from facevae_keras.losses import kl_divergence, scale_images
 from facevae_keras.vae import default_jit_compile
+
+# FaceNet's last layer before the image shrinks again, at each of its five
+# sizes: 77, 36, 17, 8 and 3 pixels.
+PERCEPTUAL_LAYERS = (
+    "Conv2d_2b_3x3",
+    "Conv2d_4a_3x3",
+    "Mixed_5a",
+    "Mixed_6b",
+    "Mixed_8a",
+)
+_FEATURES = "PreLogitsFlatten"
+_FACENET_SIZE = 160  # pixels; what FaceNet was trained on
+_BATCH_SIZE = 32
+
+
+def reconstruction_figures(vae, facenet, photos, identities=None, seed=666):
+    """How well a VAE reconstructs photos, keeps the person, and invents faces.
+
+    Args:
+        vae: a `FaceVAE`.
+        facenet: the model from `load_facenet`, trained. A seeded one knows
+            nothing about people.
+        photos: array (n, height, width, 3), RGB 0..255, of people whom the VAE
+            has not seen. FaceNet compares at 160 pixels, so photos of that
+            size ask for all the detail that it can see.
+        identities: who is on each photo (n,), such as the `identity` column
+            of `find_images`; a photo without counts as a person.
+        seed: of the samples.
+
+    Returns:
+        `pandas.DataFrame` with columns `mean` and `standard_error`, indexed by
+        figure:
+
+        - `psnr`: peak signal-to-noise ratio of reconstructions, in decibels,
+          at the VAE's size; higher is better.
+        - `perceptual_distance`: of photo and reconstruction, see
+          `perceptual_distances`; 0 is equal.
+        - `identity`: cosine of FaceNet's embeddings of photo and
+          reconstruction; 1 is the same.
+        - `identity_of_others`: the same for a photo and the reconstruction of
+          somebody else. What `identity` exceeds it by is the person; the
+          rest is what all reconstructions have in common.
+        - `kl`: KL divergence from the prior per image, in nats.
+        - `kid_reconstructions`, `kid_prior`, `kid_fitted`: `kernel_distance`
+          of photos from their reconstructions, from as many faces decoded
+          from N(0, 1), and from as many decoded from the Gaussian with mean
+          and covariance of the photos' latent means; 0 is as good as photos.
+        - `active_dimensions`: how many, see `active_dimensions`; no error.
+
+    Raises:
+        ValueError: identities of another number, or fewer than three people.
+
+    Example:
+
+    >>> figures = fv.reconstruction_figures(
+    ...     vae, facenet, photos, validation["identity"]
+    ... )
+    >>> figures.loc["identity", "mean"]
+    """
+    people = _people(identities, len(photos))
+    progress = keras.utils.Progbar(3 * len(photos), unit_name="image")
+    extractor = feature_extractor(facenet, [*PERCEPTUAL_LAYERS, _FEATURES])
+    found = _compare(vae, extractor, photos, progress)
+    means = found["means"].astype("float64")
+    own, others = _cosines(
+        _embed(facenet, found["features"]),
+        _embed(facenet, found["features_of_pictures"]),
+        people,
+    )
+    values = {
+        "psnr": found["psnr"],
+        "perceptual_distance": found["perceptual_distance"],
+        "identity": own,
+        "identity_of_others": others,
+        "kl": found["kl"],
+    }
+    random = np.random.default_rng(seed)
+    prior = random.standard_normal(means.shape)
+    fitted = random.multivariate_normal(
+        means.mean(axis=0),
+        np.atleast_2d(np.cov(means, rowvar=False)),
+        size=len(means),
+    )
+    features = {
+        "kid_reconstructions": found["features_of_pictures"],
+        "kid_prior": _decoded_features(vae, extractor, prior, progress),
+        "kid_fitted": _decoded_features(vae, extractor, fitted, progress),
+    }
+    rows = {
+        **{
+            name: (of_photos.mean(), _standard_error(of_photos, people))
+            for name, of_photos in values.items()
+        },
+        **{
+            name: kernel_distance(found["features"], of_pictures, people)
+            for name, of_pictures in features.items()
+        },
+        "active_dimensions": (active_dimensions(means).sum(), np.nan),
+    }
+    return pd.DataFrame(
+        rows.values(),
+        index=pd.Index(rows, name="figure"),
+        columns=["mean", "standard_error"],
+        dtype="float64",
+    )
+
+
+def perceptual_distances(facenet, images, others):
+    """How different two pictures look, pair by pair.
+
+    LPIPS (Zhang et al. 2018, arXiv 1801.03924) without its learned weights, on
+    FaceNet's features: at each place of a layer the features are scaled to
+    length 1; the squared difference is averaged over the places, then over
+    `PERCEPTUAL_LAYERS`. Unlike `PerceptualLoss` it weighs coarse and fine
+    layers alike, so that it can compare VAEs trained with different losses.
+    LPIPS itself is kept up only for PyTorch.
+
+    Args:
+        facenet: the model from `load_facenet`.
+        images: (n, height, width, 3), RGB 0..255, of any size.
+        others: as many, of any size.
+
+    Returns:
+        Array (n,), from 0 (equal) to 2.
+
+    Example:
+
+    >>> fv.perceptual_distances(facenet, photos, vae.reconstruct(photos))
+    """
+    extractor = feature_extractor(facenet, PERCEPTUAL_LAYERS)
+    return np.concatenate(
+        [
+            ops.convert_to_numpy(
+                _distances(
+                    _look(extractor, images[part]),
+                    _look(extractor, others[part]),
+                )
+            )
+            for part in _parts(len(images))
+        ]
+    )
+
+
+def identity_similarity(facenet, images, others):
+    """Whether FaceNet sees the same person in two pictures, pair by pair.
+
+    The cosine of the embeddings, by whose distance FaceNet tells people apart
+    (Schroff et al. 2015, arXiv 1503.03832).
+
+    Args:
+        facenet: the model from `load_facenet`, trained.
+        images: (n, height, width, 3), RGB 0..255, of any size.
+        others: as many, of any size.
+
+    Returns:
+        Array (n,): 1 is the same, about 0 are two strangers.
+
+    Example:
+
+    >>> fv.identity_similarity(facenet, photos, vae.reconstruct(photos))
+    """
+    extractor = feature_extractor(facenet, [_FEATURES])
+    own, _ = _cosines(
+        *(
+            _embed(facenet, _features(extractor, pictures))
+            for pictures in (images, others)
+        )
+    )
+    return own
+
+
+def kernel_distance(features_a, features_b, identities=None):
+    """KID: how far two sets of pictures are apart as a whole.
+
+    The squared maximum mean discrepancy with the kernel `(x . y / d + 1)^3` of
+    Binkowski et al. 2018 (arXiv 1801.01401), as the unbiased U-statistic of
+    Gretton et al. 2012 (equation 4, jmlr.org/papers/v13/gretton12a.html): it
+    compares only pictures at different places of the two arrays, so that it
+    also holds for photos and their own reconstructions. The paper averages
+    over random subsets; all pairs at a time have the same expectation and a
+    smaller error, which is the jackknife's here. It is a little too large
+    where the sets don't differ. Libraries have KID (torchmetrics,
+    torch-fidelity), but for PyTorch; none for Keras 3.
+
+    Args:
+        features_a: (n, d), such as FaceNet's PreLogitsFlatten.
+        features_b: (n, d).
+        identities: who is on row i of either set (n,); pairs of the same
+            person are left out. None: n people.
+
+    Returns:
+        Distance and its standard error. The distance is 0 on average for two
+        samples of one distribution, hence at times below 0.
+
+    Raises:
+        ValueError: sets of different shape, or fewer than three people.
+
+    Example:
+
+    >>> distance, standard_error = fv.kernel_distance(features_a, features_b)
+    """
+    a = np.asarray(features_a, dtype="float64")
+    b = np.asarray(features_b, dtype="float64")
+    if a.ndim != 2 or a.shape != b.shape:
+        raise ValueError(
+            "expected two sets of features of one shape (n, d), found "
+            f"{a.shape} and {b.shape}"
+        )
+    people = _people(identities, len(a))
+    if people.max(initial=-1) < 2:
+        raise ValueError("needs at least three people for a standard error")
+
+    def kernel(x, y):
+        return (x @ y.T / a.shape[1] + 1) ** 3
+
+    sums, pairs = np.zeros(len(a)), np.zeros(len(a))
+    for part in _parts(len(a), 256):  # n x n kernels would fill the memory
+        terms = kernel(a[part], a) + kernel(b[part], b)
+        terms -= kernel(a[part], b) + kernel(b[part], a)
+        different = people[part, None] != people
+        sums[part] = np.sum(terms, axis=1, where=different)
+        pairs[part] = different.sum(axis=1)
+    # Leaving out a person takes away a row and a column for each picture.
+    sum_without = sums.sum() - 2 * np.bincount(people, sums)
+    without = sum_without / (pairs.sum() - 2 * np.bincount(people, pairs))
+    variance = np.square(without - without.mean()).sum()
+    variance *= (len(without) - 1) / len(without)
+    return sums.sum() / pairs.sum(), np.sqrt(variance)
 
 
 def active_dimensions(means, threshold=0.01):
@@ -69,25 +309,99 @@ def attribute_classifier(image_size, attribute_count):
     return classifier
 
 
-def edit_figures(classifier, before, after, attributes, edited):
+def train_probe(
+    vae,
+    photos,
+    labels,
+    held_out_photos,
+    held_out_labels,
+    identities=None,
+    epochs=6,
+):
+    """Trains an `attribute_classifier` to judge this VAE's faces.
+
+    It learns from reconstructions, since those are what it will be shown: to a
+    classifier of photos everything that a VAE decodes is a blurred photo.
+
+    Args:
+        vae: a `FaceVAE`, trained.
+        photos: array (n, height, width, 3), RGB 0..255, of people whom the VAE
+            was trained on.
+        labels: DataFrame (n, attributes) of -1 / 1, as from
+            `read_attributes`, its rows in the order of the photos.
+        held_out_photos: photos of other people.
+        held_out_labels: their labels.
+        identities: who is on each held-out photo, for the standard error.
+        epochs: times that each reconstruction is shown.
+
+    Returns:
+        The classifier, a compiled `keras.Model`. Its attribute
+        `held_out_accuracy` says what its verdicts are worth: a DataFrame
+        indexed by attribute, columns in 0..1: `accuracy` on the
+        reconstructions of the held-out photos, its `standard_error`, and
+        `most_common`, which is what always giving the more frequent answer
+        would reach.
+
+    Example:
+
+    >>> probe = fv.train_probe(
+    ...     vae,
+    ...     photos,
+    ...     attributes.loc[training.index],
+    ...     held_out_photos,
+    ...     attributes.loc[validation.index],
+    ... )
+    >>> probe.held_out_accuracy.loc["Smiling"]
+    """
+    people = _people(identities, len(held_out_photos))
+    probe = attribute_classifier(vae.image_size, labels.shape[1])
+    probe.fit(
+        _reconstructions(vae, photos),
+        (labels == 1).to_numpy("float32"),
+        batch_size=64,
+        epochs=epochs,
+        verbose=2,
+    )
+    seen = probe.predict(_reconstructions(vae, held_out_photos), verbose=0)
+    true = (held_out_labels[labels.columns] == 1).to_numpy()
+    right = (seen > 0.5) == true
+    probe.held_out_accuracy = pd.DataFrame(
+        {
+            "accuracy": right.mean(axis=0),
+            "standard_error": _standard_error(right, people),
+            "most_common": np.maximum(true.mean(axis=0), 1 - true.mean(axis=0)),
+        },
+        index=pd.Index(labels.columns, name="attribute"),
+    )
+    return probe
+
+
+def edit_figures(
+    classifier, before, after, attributes, edited, identities=None
+):
     """What a classifier sees change in an edit.
 
     Args:
-        classifier: model from `attribute_classifier`, trained.
+        classifier: model from `train_probe`, or from `attribute_classifier`,
+            trained.
         before: unedited faces as the VAE decodes them (n, size, size, 3).
         after: the same faces after the edit.
         attributes: names of the classifier's outputs.
         edited: name of the attribute that the edit adds.
+        identities: who is on each face (n,), for the standard errors.
 
     Returns:
         `pandas.DataFrame` indexed by attribute, columns in 0..1: `before` and
         `after`, the share of faces seen with the attribute, and `unchanged`,
-        the share whose verdict is the same before and after. For the edited
-        attribute `after` is the rate of success.
+        the share whose verdict is the same before and after; each with its
+        `_standard_error`. For the edited attribute `after` is the rate of
+        success. With a model from `train_probe` also `probe_accuracy`, how
+        often its verdicts are right.
 
     Raises:
         ValueError: `edited` is not among the attributes.
     """
+    people = _people(identities, len(before))
     attributes = list(attributes)
     if edited not in attributes:
         raise ValueError(
@@ -95,11 +409,241 @@ def edit_figures(classifier, before, after, attributes, edited):
         )
     seen_before = classifier.predict(before, verbose=0) > 0.5
     seen_after = classifier.predict(after, verbose=0) > 0.5
-    return pd.DataFrame(
-        {
-            "before": seen_before.mean(axis=0),
-            "after": seen_after.mean(axis=0),
-            "unchanged": (seen_before == seen_after).mean(axis=0),
-        },
+    shares = {
+        "before": seen_before,
+        "after": seen_after,
+        "unchanged": seen_before == seen_after,
+    }
+    figures = pd.DataFrame(
+        {name: values.mean(axis=0) for name, values in shares.items()},
         index=pd.Index(attributes, name="attribute"),
+    )
+    for name, values in shares.items():
+        figures[f"{name}_standard_error"] = _standard_error(values, people)
+    if hasattr(classifier, "held_out_accuracy"):
+        figures["probe_accuracy"] = classifier.held_out_accuracy["accuracy"]
+    return figures
+
+
+def dose_curve(
+    vae, facenet, probe, latents, vector, amounts, edited, identities=None
+):
+    """What more and more of an attribute does to faces.
+
+    To compare two vectors, compare how far the rest is kept where the
+    attribute is seen as often, not at the same amount.
+
+    Args:
+        vae: a `FaceVAE`.
+        facenet: the model from `load_facenet`, trained.
+        probe: model from `train_probe`.
+        latents: array or DataFrame (n, latent_dim) of faces, such as held-out
+            ones without the attribute.
+        vector: (latent_dim,), what `add_attribute` adds.
+        amounts: how many times to add it.
+        edited: name of the attribute that the vector adds.
+        identities: who is on each face (n,), for the standard errors.
+
+    Returns:
+        `pandas.DataFrame`, one row per amount (its index). Each of four
+        columns is a mean over the faces and has its `_standard_error`:
+
+        - `seen`: the share in which the probe sees the attribute;
+        - `identity`: cosine of FaceNet's embeddings of the unedited face and
+          the edited, both as the VAE decodes them;
+        - `identity_of_others`: the same with somebody else's unedited face;
+          where `identity` falls to this, the person is lost;
+        - `others_unchanged`: the share of the other attributes about which
+          the probe's verdict stays.
+
+        And `probe_accuracy`: how often its verdicts on the attribute are
+        right, see `train_probe`.
+
+    Raises:
+        ValueError: the probe does not know the attribute.
+
+    Example:
+
+    >>> curve = fv.dose_curve(
+    ...     vae, facenet, probe, latents, smile, [0, 1, 2, 3], "Smiling"
+    ... )
+    >>> curve[["seen", "identity"]].plot()
+    """
+    attributes = list(probe.held_out_accuracy.index)
+    if edited not in attributes:
+        raise ValueError(
+            f"the probe knows {', '.join(attributes)}; not {edited}"
+        )
+    place = attributes.index(edited)
+    latents = np.asarray(latents, dtype="float32")
+    people = _people(identities, len(latents))
+    extractor = feature_extractor(facenet, [_FEATURES])
+    progress = keras.utils.Progbar(1 + len(amounts), unit_name="amount")
+
+    def look(amount):
+        seen, features = [], []
+        for part in _parts(len(latents)):
+            moved = add_attribute(latents[part], vector, [amount])[:, 0]
+            faces = np.clip(vae.decode(moved), 0, 255)
+            seen.append(probe.predict(faces, verbose=0) > 0.5)
+            features.append(_features(extractor, faces))
+        progress.add(1)
+        return np.concatenate(seen), _embed(facenet, np.concatenate(features))
+
+    seen_before, embeddings_before = look(0)
+    rows = []
+    for amount in amounts:
+        seen, embeddings = look(amount)
+        own, others = _cosines(embeddings, embeddings_before, people)
+        unchanged = np.delete(seen == seen_before, place, axis=1)
+        row = {}
+        for name, values in {
+            "seen": seen[:, place],
+            "identity": own,
+            "identity_of_others": others,
+            "others_unchanged": unchanged.mean(axis=1),
+        }.items():
+            row[name] = values.mean()
+            row[f"{name}_standard_error"] = _standard_error(values, people)
+        rows.append(row)
+    curve = pd.DataFrame(rows, index=pd.Index(amounts, name="amount"))
+    curve["probe_accuracy"] = probe.held_out_accuracy.loc[edited, "accuracy"]
+    return curve
+
+
+def _people(identities, count):
+    """Numbers the people from 0: an integer for each photo."""
+    if identities is None:
+        return np.arange(count)
+    people, known = pd.factorize(np.asarray(identities, dtype=object))
+    if len(people) != count:
+        raise ValueError(f"{len(people)} identities of {count} faces")
+    unknown = people < 0
+    people[unknown] = len(known) + np.arange(unknown.sum())
+    return people
+
+
+def _standard_error(values, people):
+    """Of the mean over the first axis, by people: `s / sqrt(n)` if all differ.
+
+    NaN for a single person, of whom nothing can be said.
+    """
+    count = people.max() + 1
+    sums = np.zeros((count, *values.shape[1:]))
+    np.add.at(sums, people, values - values.mean(axis=0))
+    correction = count / (count - 1) if count > 1 else np.nan
+    return np.sqrt(correction * np.square(sums).sum(axis=0)) / len(values)
+
+
+def _parts(count, size=_BATCH_SIZE):
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def _look(extractor, images):
+    images = ops.convert_to_tensor(images, dtype="float32")
+    return extractor(scale_images(images, _FACENET_SIZE), training=False)
+
+
+def _features(extractor, images):
+    """The last layer's features (n, d), in NumPy."""
+    return np.concatenate(
+        [
+            ops.convert_to_numpy(_look(extractor, images[part])[-1])
+            for part in _parts(len(images))
+        ]
+    )
+
+
+def _embed(facenet, features):
+    """The rest of FaceNet, from PreLogitsFlatten to the embedding."""
+    linear = facenet.get_layer("Bottleneck-linear")
+    batch_norm = facenet.get_layer("Bottleneck-BatchNorm")
+    return ops.convert_to_numpy(batch_norm(linear(features), training=False))
+
+
+def _compare(vae, extractor, photos, progress):
+    """What `reconstruction_figures` needs of photos and reconstructions.
+
+    Returns:
+        Dictionary of name to array, one row per photo.
+    """
+    found = collections.defaultdict(list)
+    for part in _parts(len(photos)):
+        means, log_variances = vae.encode(photos[part])
+        pictures = np.clip(vae.decode(means), 0, 255)
+        *layers, features = _look(extractor, photos[part])
+        *layers_of_pictures, features_of_pictures = _look(extractor, pictures)
+        batch = {
+            "psnr": _psnr(photos[part], pictures),
+            "perceptual_distance": _distances(layers, layers_of_pictures),
+            "kl": kl_divergence(means, log_variances),
+            "means": means,
+            "features": features,
+            "features_of_pictures": features_of_pictures,
+        }
+        for name, values in batch.items():
+            found[name].append(ops.convert_to_numpy(values))
+        progress.add(len(means))
+    return {name: np.concatenate(values) for name, values in found.items()}
+
+
+def _decoded_features(vae, extractor, z, progress):
+    features = []
+    for part in _parts(len(z)):
+        pictures = np.clip(vae.decode(z[part]), 0, 255)
+        features.append(_features(extractor, pictures))
+        progress.add(len(pictures))
+    return np.concatenate(features)
+
+
+def _cosines(embeddings, others, people=None):
+    """Of each row with the same row of the others, and with other people's.
+
+    Returns:
+        Two arrays (n,); the second holds means over all other people.
+    """
+    a, b = (
+        x / np.linalg.norm(x, axis=1, keepdims=True)
+        for x in (embeddings.astype("float64"), others.astype("float64"))
+    )
+    people = np.arange(len(a)) if people is None else people
+    # The mean of the cosines is the cosine with the mean: no n x n matrix.
+    of_person = np.zeros((people.max() + 1, b.shape[1]))
+    np.add.at(of_person, people, b)
+    counts = len(b) - np.bincount(people)[people]
+    counts = np.where(counts > 0, counts, np.nan)  # NaN: there is nobody else
+    means = (b.sum(axis=0) - of_person[people]) / counts[:, None]
+    return (a * b).sum(axis=1), (a * means).sum(axis=1)
+
+
+def _psnr(photos, pictures):
+    photos = ops.convert_to_tensor(photos, dtype="float32")
+    photos = scale_images(photos, pictures.shape[1])
+    return [
+        float(ops.psnr(photo, picture, max_val=255))
+        for photo, picture in zip(photos, pictures, strict=True)
+    ]
+
+
+def _distances(layers, layers_of_others):
+    """Of lists of layers' outputs: see `perceptual_distances`."""
+
+    def unit(features):
+        return features / (ops.norm(features, axis=-1, keepdims=True) + 1e-10)
+
+    return sum(
+        ops.mean(ops.sum(ops.square(unit(a) - unit(b)), axis=-1), axis=(1, 2))
+        for a, b in zip(layers, layers_of_others, strict=True)
+    ) / len(layers)
+
+
+def _reconstructions(vae, photos):
+    """As uint8, since there may be many: an image of 64 pixels is 12 KB."""
+    return np.concatenate(
+        [
+            np.clip(vae.reconstruct(photos[part]).round(), 0, 255).astype(
+                "uint8"
+            )
+            for part in _parts(len(photos))
+        ]
     )

@@ -177,3 +177,95 @@ def test_bad_attribute_vector_files(made_up, tmp_path):
     write_original(path, latents, attributes, vectors.iloc[:2])
     with pytest.raises(ValueError, match=r"\(3, 8\), found \(2, 8\)"):
         fv.load_attributes(path)
+
+
+@pytest.fixture
+def correlated():
+    """Glasses are mostly on old faces; each has a latent variable of its own.
+
+    The other two variables are noise: a wide one, which also varies with
+    glasses, and a narrow one that tells them as well.
+    """
+    random = np.random.default_rng(1)
+    old = random.random(4000) < 0.3
+    glasses = random.random(4000) < np.where(old, 0.6, 0.1)
+    male = random.random(4000) < 0.5
+    latents = random.normal(scale=[1, 1, 3, 0.3], size=(4000, 4))
+    latents += np.outer(glasses, [2, 0, 1, 1]) + np.outer(old, [0, 3, 0, 0])
+    names = [f"{n:06d}.jpg" for n in range(4000)]
+    attributes = pd.DataFrame(
+        {"Eyeglasses": glasses, "Old": old, "Male": male}, index=names
+    )
+    attributes = attributes.astype("int8") * 2 - 1
+    return pd.DataFrame(latents.astype("float32"), index=names), attributes
+
+
+@pytest.mark.parametrize("by", ["Old", ["Old", "Male"]])
+def test_balanced_vectors_do_not_bring_a_correlated_attribute(correlated, by):
+    latents, attributes = correlated
+    plain = fv.attribute_vectors(latents, attributes).loc["Eyeglasses"]
+    assert plain[1] > 1  # glasses age
+    shuffled = attributes.sample(frac=1, random_state=0)
+    balanced = fv.balanced_vector(latents, shuffled, "Eyeglasses", by)
+    assert balanced.dtype == "float32"
+    assert abs(balanced[1]) < 0.15  # three standard errors
+    np.testing.assert_allclose(balanced[[0, 3]], [2, 1], atol=0.15)
+
+
+def test_balanced_vectors_weigh_groups_by_what_they_know():
+    names = list("abcdefg")
+    latents = pd.DataFrame({0: [0, 0, 1, 10, 13.0, 99, 99]}, index=names)
+    attributes = pd.DataFrame(
+        # At age 3 everybody has a hat: there is nothing to compare.
+        {"Hat": [-1, -1, 1, -1, 1, 1, 1], "Age": [1, 1, 1, 2, 2, 3, 3]},
+        index=names,
+    )
+    vector = fv.balanced_vector(latents, attributes, "Hat", by="Age")
+    # Differences 1 and 3; weights 2 * 1 / 3 and 1 * 1 / 2.
+    np.testing.assert_allclose(vector, [(1 * 2 / 3 + 3 / 2) / (2 / 3 + 1 / 2)])
+
+
+def test_balancing_what_cannot_be_balanced(correlated):
+    latents, attributes = correlated
+    with pytest.raises(ValueError, match="no attribute Hat; known are Eye"):
+        fv.balanced_vector(latents, attributes, "Eyeglasses", ["Hat"])
+    with pytest.raises(ValueError, match="agree in Old, nobody or everybody"):
+        fv.balanced_vector(latents, attributes, "Old", "Old")
+    with pytest.warns(UserWarning, match="1 of 4000 photos.*000000.jpg"):
+        fv.balanced_vector(latents, attributes.iloc[1:], "Eyeglasses", "Old")
+
+
+def test_a_classifiers_direction(correlated):
+    """Normal to the best plane: `inverse(covariance) @ shift` for Gaussians."""
+    latents, attributes = correlated
+    direction = fv.classifier_direction(latents, attributes, "Eyeglasses")
+    has = (attributes["Eyeglasses"] == 1).to_numpy()
+    step = latents[has].mean() - latents[~has].mean()
+    # One step takes the mean without glasses as far as the mean with them.
+    np.testing.assert_allclose(
+        direction @ step, direction @ direction, rtol=1e-4
+    )
+    wide, narrow = direction[[2, 3]]
+    assert narrow > 10 * abs(wide)  # the plain difference is 1 and 1
+    with pytest.raises(ValueError, match="no attribute Hat"):
+        fv.classifier_direction(latents, attributes, "Hat")
+    with pytest.raises(ValueError, match="nobody or everybody has Old"):
+        fv.classifier_direction(latents, attributes.assign(Old=1), "Old")
+
+
+def test_projections_leave_nothing_along_the_other_vectors(made_up):
+    latents, attributes = made_up
+    vectors = fv.attribute_vectors(latents, attributes)
+    smile = vectors.loc["Smiling"]
+    left = fv.project_out(smile, vectors.loc["Male"])
+    assert left.dtype == "float32"
+    np.testing.assert_allclose(left @ vectors.loc["Male"], 0, atol=1e-5)
+    others = vectors.loc[["Male", "Hat"]]  # not at a right angle themselves
+    left = fv.project_out(smile, others)
+    np.testing.assert_allclose(others @ left, 0, atol=1e-5)
+    # What was taken away is a mixture of the others, nothing else.
+    taken = smile.to_numpy() - left
+    mixture = np.linalg.lstsq(others.to_numpy().T, taken)[0]
+    np.testing.assert_allclose(mixture @ others.to_numpy(), taken, atol=1e-5)
+    with pytest.raises(ValueError, match=r"shape \(8,\).*shape \(1, 5\)"):
+        fv.project_out(smile, np.zeros(5))
