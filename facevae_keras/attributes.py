@@ -198,19 +198,7 @@ def attribute_vectors(latents, attributes):
     >>> vectors = fv.attribute_vectors(latents, attributes)
     >>> vectors.loc["Smiling"]
     """
-    names = latents.index.intersection(attributes.index, sort=False)
-    if names.empty:
-        raise ValueError(
-            "no photo has both latent variables and labels: the first names "
-            f"are {latents.index[0]!r} and {attributes.index[0]!r}"
-        )
-    unlabelled = latents.index.difference(attributes.index)
-    if len(unlabelled):
-        warnings.warn(
-            f"{len(unlabelled)} of {len(latents)} photos have no labels and "
-            f"are left out, such as {', '.join(unlabelled[:5])}",
-            stacklevel=2,
-        )
+    names = _labelled_names(latents, attributes)
     sums = AttributeSums(attributes.columns, latents.shape[1])
     sums.update(latents.loc[names], attributes.loc[names])
     return sums.vectors()

@@ -31,18 +31,19 @@ class ReconstructionPictures(keras.callbacks.Callback):
         self.photos = photos
         self.folder = pathlib.Path(folder)
         self.every = every
-        self._written = None
 
     def on_train_begin(self, logs=None):
+        # The optimizer counts on when a stopped run is resumed.
+        self._written = int(self.model.optimizer.iterations)
         self.folder.mkdir(parents=True, exist_ok=True)
         save_picture(
             self.folder / "photos.png", face_grid(self.photos, columns=16)
         )
 
     def on_train_batch_end(self, batch, logs=None):
-        # The optimizer counts on when a stopped run is resumed.
         step = int(self.model.optimizer.iterations)
-        if step % self.every == 0:
+        # One batch of indices is several steps.
+        if step // self.every > self._written // self.every:
             self._write(step)
 
     def on_train_end(self, logs=None):

@@ -269,3 +269,47 @@ def test_projections_leave_nothing_along_the_other_vectors(made_up):
     np.testing.assert_allclose(mixture @ others.to_numpy(), taken, atol=1e-5)
     with pytest.raises(ValueError, match=r"shape \(8,\).*shape \(1, 5\)"):
         fv.project_out(smile, np.zeros(5))
+
+
+@pytest.fixture
+def labelled_latents():
+    random = np.random.default_rng(0)
+    names = pd.Index([f"{i}.jpg" for i in range(3000)], name="filename")
+    latents = random.normal(size=(3000, 7)).astype("float32")
+    labels = random.choice([-1, 1], size=(3000, 3)).astype("int8")
+    return (
+        pd.DataFrame(latents, index=names),
+        pd.DataFrame(labels, index=names, columns=["A", "B", "C"]),
+    )
+
+
+def test_sums_of_shards_merge_to_the_last_bit(labelled_latents, tmp_path):
+    latents, attributes = labelled_latents
+    whole = fv.AttributeSums("ABC", 7)
+    whole.update(latents, attributes)
+    shards = []
+    for part in (slice(2000, None), slice(0, 1), slice(1, 2000)):
+        shard = fv.AttributeSums("ABC", 7)
+        shard.update(latents[part], attributes[part])
+        shard.save(tmp_path / "shard.npz")
+        shards.append(fv.AttributeSums.load(tmp_path / "shard.npz"))
+    merged = shards[0] + shards[1] + shards[2]
+    assert merged.count == whole.count == 3000
+    np.testing.assert_array_equal(merged.total, whole.total)
+    np.testing.assert_array_equal(merged.with_total, whole.with_total)
+    pd.testing.assert_frame_equal(merged.vectors(), whole.vectors(), rtol=0)
+    with pytest.raises(ValueError, match="other attributes"):
+        merged + fv.AttributeSums("AB", 7)
+
+
+def test_streaming_gives_the_same_vectors(drawn):
+    vae = fv.FaceVAE(latent_dim=8)
+    paths = fv.find_images(drawn)["path"]
+    attributes = fv.read_attributes(drawn / "list_attr_celeba.txt")
+    attributes = attributes[["Smiling", "Male"]].drop("000002.jpg")
+    sums = fv.sum_attributes(vae, paths, attributes, crop=0.8, batch_size=7)
+    assert sums.count == len(paths) - 1  # one has no labels
+    latents = fv.encode_images(vae, paths, crop=0.8)
+    with pytest.warns(UserWarning, match="1 of 48 photos have no labels"):
+        wanted = fv.attribute_vectors(latents, attributes)
+    np.testing.assert_allclose(sums.vectors(), wanted, atol=1e-4)

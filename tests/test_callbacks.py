@@ -50,3 +50,20 @@ def test_keras_own_callbacks_work_with_it(vae, faces, tmp_path):
     assert len(rows) == 2 and "val_reconstruction_loss" in header
     assert list((tmp_path / "tensorboard").rglob("events*"))
     assert fv.load_vae(tmp_path / "best.keras").latent_dim == 4
+
+
+def test_launches_of_several_steps_count_as_steps(faces, tmp_path):
+    vae = fv.FaceVAE(latent_dim=4)
+    vae.compile("adam", loss=fv.PixelLoss())
+    vae.keep_on_device(faces)
+    pictures = fv.ReconstructionPictures(faces[:4], tmp_path, every=4)
+    launches = fv.index_batches(len(faces), 8, steps_per_launch=3)
+    vae.fit(
+        launches,
+        steps_per_epoch=4,
+        shuffle=False,
+        verbose=0,
+        callbacks=[pictures],
+    )
+    names = sorted(path.name for path in tmp_path.glob("reconstructed_*"))
+    assert names == [f"reconstructed_0000{n}.png" for n in ("06", "09", "12")]

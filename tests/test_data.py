@@ -1,4 +1,5 @@
 import pathlib
+import shutil
 import warnings
 
 import numpy as np
@@ -252,3 +253,76 @@ def test_no_warning_for_good_photos(drawn):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         list(fv.image_dataset(fv.find_images(drawn)["path"], 64))
+
+
+@pytest.fixture
+def some_photos(drawn, tmp_path):
+    """Five photos and a file that is none, in a folder of their own."""
+    for path in list(fv.find_images(drawn)["path"])[:5]:
+        shutil.copy(path, tmp_path)
+    (tmp_path / "000003.jpg").write_text("no photo")
+    return fv.find_images(tmp_path)["path"]
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_loaded_photos_keep_their_names(
+    some_photos, tmp_path, in_memory, monkeypatch
+):
+    if not in_memory:
+        monkeypatch.setattr(fv.data, "LARGEST_IN_MEMORY", 0)
+    with pytest.warns(UserWarning, match="1 of 5 images.*000003.jpg"):
+        photos, names = fv.load_photos(some_photos, 32, 0.8, tmp_path / "cache")
+    assert isinstance(photos, np.memmap) != in_memory
+    assert list(names) == [f"00000{i}.jpg" for i in (1, 2, 4, 5)]
+    wanted = [fv.read_photo(some_photos[name], 32, 0.8) for name in names]
+    np.testing.assert_array_equal(photos, wanted)
+
+
+def test_a_cache_is_found_again_until_a_photo_changes(
+    some_photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fv.data, "LARGEST_IN_MEMORY", 0)
+    some_photos = some_photos.drop("000003.jpg")
+    cache = tmp_path / "cache"
+    before, names = fv.load_photos(some_photos, 32, 0.8, cache)
+    with monkeypatch.context() as patch:  # nothing is decoded again
+        patch.setattr(fv.data, "read_photo", None)
+        again, same_names = fv.load_photos(some_photos, 32, 0.8, cache)
+    np.testing.assert_array_equal(before, again)
+    assert names.equals(same_names)
+    shutil.copy(some_photos["000002.jpg"], some_photos["000001.jpg"])
+    after, _ = fv.load_photos(some_photos, 32, 0.8, cache)
+    np.testing.assert_array_equal(after[0], after[1])
+    assert not list(cache.glob("unfinished*"))
+
+
+def test_reading_nothing_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="found none"):
+        fv.load_photos([], 32)
+    (tmp_path / "a.jpg").write_text("no photo")
+    with pytest.raises(ValueError, match="1 of 1 images could not be read"):
+        fv.load_photos([tmp_path / "a.jpg"], 32)
+
+
+def test_every_pass_draws_every_photo_once():
+    batches = fv.index_batches(12, 4, flip=True, steps_per_launch=3, seed=1)
+    passes = [next(batches)[0] for _ in range(2)]
+    for drawn in passes:
+        assert drawn.shape == (3, 4) and drawn.dtype == "int32"
+        assert sorted(drawn.ravel() % 12) == list(range(12))
+        assert 0 < (drawn >= 12).sum() < 12  # some are mirrored
+    assert (passes[0] != passes[1]).any()
+    again = next(fv.index_batches(12, 4, flip=True, seed=1))[0]
+    np.testing.assert_array_equal(again[0], passes[0][0])
+    with pytest.raises(ValueError, match="batch of 13 is larger"):
+        fv.index_batches(12, 13)
+
+
+def test_photo_batches_are_the_photos_of_the_indices():
+    photos = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), "uint8")
+    (indices,) = next(fv.index_batches(6, 6, flip=True))
+    (batch,) = next(fv.photo_batches(photos, 6, flip=True))
+    for index, photo in zip(indices[0], batch, strict=True):
+        wanted = photos[index % 6]
+        wanted = wanted[:, ::-1] if index >= 6 else wanted
+        np.testing.assert_array_equal(photo, wanted)

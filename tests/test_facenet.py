@@ -111,3 +111,28 @@ def test_the_last_of_several_checkpoints_counts(tmp_path):
         (tmp_path / f"model.ckpt-{step}.index").touch()
         (tmp_path / f"model.ckpt-{step}.data-00000-of-00001").touch()
     assert find_checkpoint(tmp_path).name == "model.ckpt-1000"
+
+
+def test_folding_batch_norm_changes_nothing(seeded_facenet):
+    images = np.random.default_rng(0).uniform(0, 255, (2, 96, 96, 3))
+    layers = ("Conv2d_4b_3x3", "Mixed_6a", "PreLogitsFlatten")
+    folded = fv.feature_extractor(seeded_facenet, layers)
+    assert not any("BatchNorm" in layer.name for layer in folded.layers)
+    whole = keras.Model(
+        seeded_facenet.input,
+        [seeded_facenet.get_layer(name).output for name in layers],
+    )
+    for found, wanted in zip(folded(images), whole(images), strict=True):
+        error = np.abs(np.asarray(found) - wanted).max()
+        assert error < 1e-5 * np.abs(wanted).max()
+
+
+def test_facenet_is_float32_under_any_policy(seeded_facenet):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        facenet = fv.load_facenet("seeded")
+        assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    finally:
+        keras.config.set_dtype_policy("float32")
+    images = np.full((1, 96, 96, 3), 100.0)
+    np.testing.assert_allclose(facenet(images), seeded_facenet(images))

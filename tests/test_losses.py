@@ -64,3 +64,53 @@ def test_perceptual_loss_sees_the_photos_fine_detail(seeded_facenet, drawn):
     loss = fv.PerceptualLoss(seeded_facenet, image_size=160)
     # A perfect 64x64 reconstruction still lacks what 160x160 shows.
     assert float(loss(photo, small)) > 0
+
+
+def test_the_gradient_is_that_of_the_plain_sum(seeded_facenet, faces):
+    loss = fv.PerceptualLoss(seeded_facenet, image_size=35, precision="float32")
+    photos = tf.constant(faces[:4], "float32")
+    found = tf.Variable(photos[::-1])
+    with tf.GradientTape() as tape:
+        value = loss(photos, found)
+    gradient = tape.gradient(value, found)
+    with tf.GradientTape() as tape:
+        features = loss._features(photos), loss._features(found)
+        plain = sum(
+            tf.reduce_sum(tf.square(a - b)) / 4
+            for a, b in zip(*features, strict=True)
+        )
+    assert float(value) == pytest.approx(float(plain), rel=1e-5)
+    wanted = tape.gradient(plain, found).numpy()
+    error = np.abs(gradient.numpy() - wanted).max()
+    assert error < 1e-4 * np.abs(wanted).max()
+
+
+def test_nothing_is_learnt_from_the_photos_own_features(seeded_facenet, faces):
+    loss = fv.PerceptualLoss(seeded_facenet, image_size=35)
+    photos = tf.Variable(faces[:2], dtype="float32")
+    with tf.GradientTape() as tape:
+        value = loss(photos, faces[2:4])
+    assert tape.gradient(value, photos) is None or not np.any(
+        tape.gradient(value, photos)
+    )
+
+
+def test_lower_precision_hardly_changes_the_loss(seeded_facenet, faces):
+    exact, rounded = (
+        fv.PerceptualLoss(seeded_facenet, image_size=67, precision=precision)
+        for precision in ("float32", "mixed_bfloat16")
+    )
+    photos, others = faces[:8], faces[8:16].astype("float32")
+    assert float(rounded(photos, others)) == pytest.approx(
+        float(exact(photos, others)), rel=1e-3
+    )
+    # The sum is one of float32, of a float32 first layer and bfloat16 others.
+    first, *rest = rounded.feature_extractor.layers[2:]
+    assert first.compute_dtype == "float32"
+    assert {layer.compute_dtype for layer in rest} == {"bfloat16"}
+
+
+def test_the_default_precision_is_the_fastest(seeded_facenet):
+    loss = fv.PerceptualLoss(seeded_facenet)
+    assert loss.precision == fv.fastest_precision()
+    assert loss.precision in ("float32", "mixed_bfloat16")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import facevae_keras as fv
+from facevae_keras.architectures import UpsamplingConv2D
 
 SIZES = {
     "dfc_vae": (64, 2_312_817),
@@ -254,3 +255,37 @@ def test_a_killed_training_goes_on_at_the_saved_epoch(tmp_path):
     resumed = subprocess.run(command, check=True, **options).stdout.split("\n")
     assert resumed[0] == "epoch 3"
     assert "steps 6" in resumed  # the optimizer counted on as well
+
+
+@pytest.mark.parametrize("size", [4, 5])
+def test_upsampling_and_convolution_are_one_operation(size):
+    layer = UpsamplingConv2D(6)
+    inputs = np.random.default_rng(0).normal(size=(2, size, size, 3))
+    apart, together = (
+        keras.ops.convert_to_numpy(layer(inputs, training=training))
+        for training in (False, True)
+    )
+    assert together.shape == (2, 2 * size, 2 * size, 6)
+    np.testing.assert_allclose(together, apart, atol=1e-5)
+    plain = keras.layers.Conv2D(6, 3, padding="same", use_bias=False)
+    doubled = keras.layers.UpSampling2D(2)(inputs)
+    plain.build(doubled.shape)
+    plain.set_weights(layer.get_weights())
+    np.testing.assert_allclose(apart, plain(doubled), atol=1e-5)
+
+
+def test_a_vae_of_mixed_precision_hands_out_float32(faces, tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        vae = fv.FaceVAE(latent_dim=4)
+        vae.compile("adam", loss=fv.PixelLoss())
+        losses = vae.train_on_batch(faces)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(losses).all()
+    mean, _ = vae.encode(faces)
+    assert mean.dtype == vae.decode(mean).dtype == "float32"
+    # Loaded, it computes as the policy of that time says: exactly.
+    vae.save(tmp_path / "vae.keras")
+    exact, _ = fv.load_vae(tmp_path / "vae.keras").encode(faces)
+    assert 0 < np.abs(exact - mean).max() < 0.1 * np.abs(exact).max()
