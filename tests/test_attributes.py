@@ -285,11 +285,11 @@ def labelled_latents():
 
 def test_sums_of_shards_merge_to_the_last_bit(labelled_latents, tmp_path):
     latents, attributes = labelled_latents
-    whole = fv.AttributeSums("ABC", 7)
+    whole = fv.AttributeSums(list("ABC"), 7)
     whole.update(latents, attributes)
     shards = []
     for part in (slice(2000, None), slice(0, 1), slice(1, 2000)):
-        shard = fv.AttributeSums("ABC", 7)
+        shard = fv.AttributeSums(list("ABC"), 7)
         shard.update(latents[part], attributes[part])
         shard.save(tmp_path / "shard.npz")
         shards.append(fv.AttributeSums.load(tmp_path / "shard.npz"))
@@ -299,7 +299,7 @@ def test_sums_of_shards_merge_to_the_last_bit(labelled_latents, tmp_path):
     np.testing.assert_array_equal(merged.with_total, whole.with_total)
     pd.testing.assert_frame_equal(merged.vectors(), whole.vectors(), rtol=0)
     with pytest.raises(ValueError, match="other attributes"):
-        merged + fv.AttributeSums("AB", 7)
+        merged + fv.AttributeSums(list("AB"), 7)
 
 
 def test_streaming_gives_the_same_vectors(drawn):
