@@ -98,7 +98,8 @@ class JaxSteps(_AnySteps):
         else:
 
             def step(state, indices):
-                photos = self.photos_on_device(indices)
+                with self._scope(state[0], state[1]):
+                    photos = self.photos_on_device(indices)
                 return self._train_on(state, photos), None
 
             state, _ = jax.lax.scan(step, state, inputs)
@@ -137,10 +138,13 @@ class JaxSteps(_AnySteps):
             metrics,
         )
 
-    def _stateless_losses(self, trainable, non_trainable, photos, training):
+    def _scope(self, trainable, non_trainable):
         variables = self.trainable_variables + self.non_trainable_variables
         values = [*trainable, *non_trainable]
-        with keras.StatelessScope(zip(variables, values, strict=True)) as scope:
+        return keras.StatelessScope(zip(variables, values, strict=True))
+
+    def _stateless_losses(self, trainable, non_trainable, photos, training):
+        with self._scope(trainable, non_trainable) as scope:
             losses = self.compute_losses(photos, training)
         return losses, [
             scope.get_current_value(variable)

@@ -64,6 +64,7 @@ class FaceVAE(TrainingSteps, keras.Model):
         self.encoder = pair.encoder(latent_dim)
         self.decoder = pair.decoder(latent_dim)
         self.seed_generator = keras.random.SeedGenerator()
+        self.resident_photos = None
         self._trackers = [
             keras.metrics.Mean(name=name)
             for name in ("loss", "reconstruction_loss", "kl_loss")
@@ -117,7 +118,8 @@ class FaceVAE(TrainingSteps, keras.Model):
         unfinished = filepath.with_name("unfinished_" + filepath.name)
         filepath.parent.mkdir(parents=True, exist_ok=True)
         copy = FaceVAE.from_config(self.get_config())
-        copy.set_weights(self.get_weights())
+        copy.encoder.set_weights(self.encoder.get_weights())
+        copy.decoder.set_weights(self.decoder.get_weights())
         keras.saving.save_model(copy, unfinished, **kwargs)
         os.replace(unfinished, filepath)
 
@@ -188,12 +190,24 @@ class FaceVAE(TrainingSteps, keras.Model):
         >>> indices = fv.index_batches(len(photos), 128, steps_per_launch=50)
         >>> vae.fit(indices, epochs=10, steps_per_epoch=20)  # 10,000 steps
         """
-        self._resident_photos = ops.convert_to_tensor(photos, dtype="uint8")
+        # A variable, since JAX would write a plain array into its program.
+        if self.resident_photos is not None:
+            del self.resident_photos
+        self.resident_photos = keras.Variable(
+            photos, dtype="uint8", trainable=False, name="photos"
+        )
+
+    def save_own_variables(self, store):
+        # Photos are no weights; all others belong to encoder and decoder.
+        pass
+
+    def load_own_variables(self, store):
+        pass
 
     def photos_on_device(self, indices):
         """The photos of some indices, which are as in `fv.index_batches`."""
-        count = self._resident_photos.shape[0]
-        photos = ops.take(self._resident_photos, indices % count, axis=0)
+        count = self.resident_photos.shape[0]
+        photos = ops.take(self.resident_photos, indices % count, axis=0)
         mirrored = ops.reshape(indices >= count, (-1, 1, 1, 1))
         return ops.where(mirrored, ops.flip(photos, axis=2), photos)
 

@@ -54,7 +54,7 @@ def test_keras_own_callbacks_work_with_it(vae, faces, tmp_path):
 
 def test_launches_of_several_steps_count_as_steps(faces, tmp_path):
     vae = fv.FaceVAE(latent_dim=4)
-    vae.compile("adam", loss=fv.PixelLoss())
+    vae.compile(keras.optimizers.Adam(1e-5), loss=fv.PixelLoss())
     vae.keep_on_device(faces)
     pictures = fv.ReconstructionPictures(faces[:4], tmp_path, every=4)
     launches = fv.index_batches(len(faces), 8, steps_per_launch=3)
