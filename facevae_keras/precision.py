@@ -10,10 +10,11 @@ import keras
 def fastest_precision():
     """The dtype policy in which this machine's convolutions run fastest.
 
-    Measured by `benchmarks/training_step.py`: a GPU of the last years, or a
-    processor that multiplies bfloat16 natively, gains from `"mixed_bfloat16"`
-    (but for the gradients of JAX on a processor). Everything else computes
-    bfloat16 by way of float32, and loses time.
+    A processor that multiplies bfloat16 natively gains from
+    `"mixed_bfloat16"`, but not JAX's convolutions on it: measured by
+    `benchmarks/training_step.py`. So does, by its maker's figures, an NVIDIA
+    GPU since Ampere (2020). Everything else computes bfloat16 by way of
+    float32, and loses time.
 
     Returns:
         `"mixed_bfloat16"` or `"float32"`.
