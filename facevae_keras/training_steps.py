@@ -24,6 +24,12 @@ class _AnySteps:
         """Standard normal noise of shape (n, latent_dim)."""
         return keras.random.normal(shape, seed=self.seed_generator)
 
+    def test_step(self, data):
+        photos = _inputs(data)
+        losses = self.compute_losses(photos, training=False)
+        self.track_losses(losses, photos)
+        return self.loss_results()
+
 
 class TensorFlowSteps(_AnySteps):
     """TensorFlow: variables keep the state, a tape the gradients."""
@@ -55,12 +61,6 @@ class TensorFlowSteps(_AnySteps):
         gradients = tape.gradient(total, self.trainable_variables)
         self.optimizer.apply(gradients, self.trainable_variables)
         self.track_losses(losses, photos)
-
-    def test_step(self, data):
-        photos = _inputs(data)
-        losses = self.compute_losses(photos, training=False)
-        self.track_losses(losses, photos)
-        return self.loss_results()
 
     def draw_noise(self, shape):
         """Normal noise; each of several devices gets its part of one draw."""
@@ -212,12 +212,6 @@ class TorchSteps(_AnySteps):
         with torch.no_grad():
             self.optimizer.apply(gradients, self.trainable_variables)
             self.track_losses(losses, photos)
-
-    def test_step(self, data):
-        photos = _inputs(data)
-        losses = self.compute_losses(photos, training=False)
-        self.track_losses(losses, photos)
-        return self.loss_results()
 
     def infer(self, model, inputs):
         """What a functional model makes of a batch."""

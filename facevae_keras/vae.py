@@ -149,7 +149,7 @@ class FaceVAE(TrainingSteps, keras.Model):
             reconstruction loss and the KL divergence, means over the images.
         """
         photos = ops.cast(photos, "float32")
-        images = scale_images(photos, self.image_size)
+        images = self._images(photos)
         mean, log_variance = self.encoder(images, training=training)
         noise = self.draw_noise(ops.shape(mean))
         z = mean + noise * ops.exp(0.5 * log_variance)
