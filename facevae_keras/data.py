@@ -258,15 +258,11 @@ def read_batches(paths, image_size, crop=1.0, batch_size=128):
     unreadable = {}
 
     def read(place):
-        try:
-            return place, read_photo(paths[place], image_size, crop)
-        except (OSError, SyntaxError, ValueError) as error:
-            unreadable[paths[place]] = str(error)
-            return None
+        return place, _try_photo(paths[place], image_size, crop, unreadable)
 
     def batch(futures):
         found = [future.result() for future in futures]
-        found = [pair for pair in found if pair is not None]
+        found = [(place, photo) for place, photo in found if photo is not None]
         places = np.array([place for place, _ in found], dtype="int64")
         photos = np.empty((len(found), image_size, image_size, 3), "uint8")
         for row, (_, photo) in enumerate(found):
@@ -381,11 +377,7 @@ def index_batches(count, batch_size, flip=False, steps_per_launch=1, seed=666):
     Raises:
         ValueError: a batch is larger than the data set.
     """
-    if batch_size > count:
-        raise ValueError(
-            f"a batch of {batch_size} is larger than the data set of "
-            f"{count} photos"
-        )
+    _check_batch_size(batch_size, count)
     return _index_batches(count, batch_size, flip, steps_per_launch, seed)
 
 
@@ -473,11 +465,8 @@ def image_dataset(
     import tensorflow as tf
 
     paths = [str(path) for path in paths]
-    if shuffle and batch_size > len(paths):
-        raise ValueError(
-            f"a batch of {batch_size} is larger than the data set of "
-            f"{len(paths)} photos"
-        )
+    if shuffle:
+        _check_batch_size(batch_size, len(paths))
     dataset = _photo_dataset(paths, image_size, crop, shuffle, seed)
     dataset = dataset.batch(batch_size, drop_remainder=shuffle)
     if flip or color_jitter:
@@ -494,11 +483,10 @@ def _photo_dataset(paths, image_size, crop, shuffle, seed):
     unreadable = {}
 
     def read(index):
-        try:
-            return read_photo(paths[index], image_size, crop), True
-        except (OSError, SyntaxError, ValueError) as error:
-            unreadable[paths[index]] = str(error)
+        photo = _try_photo(paths[index], image_size, crop, unreadable)
+        if photo is None:
             return np.zeros((image_size, image_size, 3), "uint8"), False
+        return photo, True
 
     def read_in_graph(index):
         photo, readable = tf.numpy_function(read, [index], (tf.uint8, tf.bool))
@@ -521,6 +509,23 @@ def _photo_dataset(paths, image_size, crop, shuffle, seed):
         report, output_signature=dataset.element_spec
     )
     return dataset.concatenate(tail)
+
+
+def _try_photo(path, image_size, crop, unreadable):
+    """As `read_photo`; None for a file that it can't read, and notes why."""
+    try:
+        return read_photo(path, image_size, crop)
+    except (OSError, SyntaxError, ValueError) as error:
+        unreadable[path] = str(error)
+        return None
+
+
+def _check_batch_size(batch_size, count):
+    if batch_size > count:
+        raise ValueError(
+            f"a batch of {batch_size} is larger than the data set of "
+            f"{count} photos"
+        )
 
 
 def _check_request(paths, crop):
