@@ -388,11 +388,16 @@ def save_attributes(path, latents, attributes, vectors):
     unfinished = path.with_name(path.name + ".unfinished")
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(unfinished, "w") as file:
-        file["latent_vars"] = latents.loc[names].to_numpy("float32")
-        file["attributes"] = attributes.loc[names, fields].to_numpy("int8")
-        file["attribute_vectors"] = vectors.to_numpy("float32")
-        file.create_dataset("fields", data=fields, dtype=text)
-        file.create_dataset("filenames", data=list(names), dtype=text)
+        for key, data, dtype in (
+            ("latent_vars", latents.loc[names].to_numpy(), "float32"),
+            ("attributes", attributes.loc[names, fields].to_numpy(), "int8"),
+            ("attribute_vectors", vectors.to_numpy(), "float32"),
+            ("fields", fields, text),
+            ("filenames", list(names), text),
+        ):
+            file.create_dataset(
+                key, data=data, dtype=dtype, compression="gzip", shuffle=True
+            )
     os.replace(unfinished, path)
 
 

@@ -13,6 +13,8 @@ from keras import ops
 from facevae_keras.facenet import WIKI_LAYERS, feature_extractor
 from facevae_keras.precision import fastest_precision
 
+PIXELS = "pixels"  # the layer of a PerceptualLoss that is the image itself
+
 
 def kl_divergence(mean, log_variance):
     """KL divergence of N(mean, exp(log_variance)) from N(0, 1), per image.
@@ -135,18 +137,21 @@ class PerceptualLoss(keras.losses.Loss):
     """Squared differences of FaceNet's features, summed over each image.
 
     The PERCEPTUAL loss of the original programs (Hou et al. 2016, arXiv
-    1610.00291), per image: they sum over the batch too. The sums of the layers
-    are added.
+    1610.00291), per image: they sum over the batch too. The weighted sums of
+    the layers are added.
 
     Args:
         facenet: the model from `fv.load_facenet`. It is frozen, and belongs to
             the loss: a VAE that is saved does not contain it.
-        layers: names of FaceNet's endpoints.
+        layers: names of FaceNet's endpoints; `"pixels"` among them is the
+            image itself.
         image_size: photo and reconstruction are compared at this size, in
             pixels. The original's is 160; smaller is faster.
         precision: dtype policy of FaceNet's convolutions but for the first:
             `"float32"`, `"mixed_bfloat16"`, or None for the one that
             `fv.fastest_precision` names. Sums are in float32 in any case.
+        weights: factor of each layer, in the order of `layers`. None: 1, the
+            original's. `equalize` scales them.
 
     Call arguments:
         photos: (n, height, width, 3), RGB 0..255.
@@ -156,7 +161,8 @@ class PerceptualLoss(keras.losses.Loss):
         Scalar: the mean over the images of their sums.
 
     Raises:
-        ValueError: a layer that does not exist; names those that do.
+        ValueError: a layer that does not exist; names those that do. Weights
+            of another number.
 
     Example:
 
@@ -170,21 +176,61 @@ class PerceptualLoss(keras.losses.Loss):
         layers=WIKI_LAYERS,
         image_size=160,
         precision=None,
+        weights=None,
         name="perceptual_loss",
     ):
         super().__init__(name=name)
         self.layers = tuple(layers)
         self.image_size = image_size
         self.precision = precision or fastest_precision()
+        self.weights = list(weights or [1.0] * len(self.layers))
+        if len(self.weights) != len(self.layers):
+            raise ValueError(
+                f"expected a weight for each of {len(self.layers)} layers, "
+                f"found {len(self.weights)}"
+            )
         self.feature_extractor = feature_extractor(
-            facenet, self.layers, self.precision
+            facenet,
+            [layer for layer in self.layers if layer != PIXELS],
+            self.precision,
         )
+
+    def equalize(self, photos):
+        """Divides the weight of each layer by its variance over photos.
+
+        Deep layers have fewer and smaller features than the first ones, and
+        would hardly count beside them. Divided, the average of all photos as
+        the only reconstruction costs 1 per layer (times its weight), and what
+        a reconstruction costs is the share of the variance that it lacks. Call
+        it before `compile`.
+
+        Args:
+            photos: (n, height, width, 3), RGB 0..255; some hundreds suffice.
+
+        Example:
+
+        >>> loss = fv.PerceptualLoss(facenet, ["pixels", "Conv2d_4b_3x3"])
+        >>> loss.equalize(photos[:500])
+        """
+        sums = [0.0 for _ in self.layers]
+        sums_of_squares = [0.0 for _ in self.layers]
+        for start in range(0, len(photos), 32):
+            features = self._features(photos[start : start + 32])
+            for number, layer in enumerate(features):
+                layer = ops.cast(layer, "float32")
+                sums[number] += ops.sum(layer, axis=0)
+                sums_of_squares[number] += ops.sum(ops.square(layer), axis=0)
+        for number, (total, squares) in enumerate(
+            zip(sums, sums_of_squares, strict=True)
+        ):
+            variances = squares / len(photos) - ops.square(total / len(photos))
+            self.weights[number] /= float(ops.sum(variances))
 
     def call(self, photos, reconstructions):
         return sum(self.layer_losses(photos, reconstructions).values())
 
     def layer_losses(self, photos, reconstructions):
-        """The loss of each layer alone.
+        """The weighted loss of each layer alone.
 
         Args:
             photos: see the class.
@@ -196,12 +242,19 @@ class PerceptualLoss(keras.losses.Loss):
         wanted = self._features(photos)
         found = self._features(reconstructions)
         losses = {}
-        for layer, a, b in zip(self.layers, wanted, found, strict=True):
+        for layer, weight, a, b in zip(
+            self.layers, self.weights, wanted, found, strict=True
+        ):
             # Nothing is learnt from how the photo's own features would change.
-            losses[layer] = _squared_distance(ops.stop_gradient(a), b)
+            distance = _squared_distance(ops.stop_gradient(a), b)
+            losses[layer] = weight * distance
         return losses
 
     def _features(self, images):
         images = ops.convert_to_tensor(images, dtype="float32")
         images = scale_images(images, self.image_size)
-        return self.feature_extractor(images, training=False)
+        features = iter(self.feature_extractor(images, training=False))
+        return [
+            images if layer == PIXELS else next(features)
+            for layer in self.layers
+        ]

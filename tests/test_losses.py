@@ -57,6 +57,39 @@ def test_perceptual_loss_adds_its_layers(seeded_facenet, faces):
     assert float(loss(photos, photos)) == 0
 
 
+def test_layers_are_weighted_and_pixels_are_one_of_them(seeded_facenet, faces):
+    layers = ["pixels", "Conv2d_1a_3x3"]
+    photos, others = faces[:8].astype("float32"), faces[8:16].astype("float32")
+    plain = fv.PerceptualLoss(seeded_facenet, layers, 64)
+    weighted = fv.PerceptualLoss(seeded_facenet, layers, 64, weights=[1, 3])
+    found = weighted.layer_losses(photos, others)
+    wanted = plain.layer_losses(photos, others)
+    pixels = np.square(photos - others).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(found["pixels"], pixels, rtol=1e-4)
+    np.testing.assert_allclose(
+        found["Conv2d_1a_3x3"], 3 * wanted["Conv2d_1a_3x3"], rtol=1e-4
+    )
+    with pytest.raises(ValueError, match="each of 2 layers, found 1"):
+        fv.PerceptualLoss(seeded_facenet, layers, 64, weights=[1])
+
+
+def test_equalized_layers_cost_the_share_of_variance_they_lack(
+    seeded_facenet, faces
+):
+    layers = ["pixels", "Conv2d_1a_3x3", "Conv2d_4b_3x3"]
+    loss = fv.PerceptualLoss(
+        seeded_facenet, layers, 64, "float32", weights=[1, 1, 2]
+    )
+    loss.equalize(faces)
+    # Two faces drawn at random differ by twice the variance.
+    pairs = [loss.layer_losses(faces, np.roll(faces, k, 0)) for k in range(32)]
+    costs = {
+        layer: np.mean([ops.convert_to_numpy(pair[layer]) for pair in pairs])
+        for layer in layers
+    }
+    np.testing.assert_allclose(list(costs.values()), [2, 2, 4], rtol=1e-3)
+
+
 def test_perceptual_loss_sees_the_photos_fine_detail(seeded_facenet, drawn):
     path = fv.find_images(drawn)["path"].iloc[0]
     photo = fv.read_photo(path, 160, crop=0.8)[None]

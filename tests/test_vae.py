@@ -289,3 +289,26 @@ def test_a_vae_of_mixed_precision_hands_out_float32(faces, tmp_path):
     vae.save(tmp_path / "vae.keras")
     exact, _ = fv.load_vae(tmp_path / "vae.keras").encode(faces)
     assert 0 < np.abs(exact - mean).max() < 0.1 * np.abs(exact).max()
+
+
+def test_standardized_latents_change_no_reconstruction(faces):
+    vae = fv.FaceVAE(latent_dim=7)
+    vae.compile("adam", loss=fv.PixelLoss())
+    vae.fit(faces, epochs=3, verbose=0)
+    mean, log_variance = vae.encode(faces)
+    reconstructions = vae.reconstruct(faces)
+    vae.standardize_latents(faces)
+    new_mean, new_log_variance = vae.encode(faces)
+    np.testing.assert_allclose(
+        vae.reconstruct(faces), reconstructions, rtol=1e-4, atol=0.05
+    )
+    variance = new_mean.var(axis=0) + np.exp(new_log_variance).mean(axis=0)
+    np.testing.assert_allclose(new_mean.mean(axis=0), 0, atol=1e-4)
+    np.testing.assert_allclose(variance, 1, rtol=1e-4)
+    # The posteriors moved with the coordinates: their width, measured in the
+    # spread of the means, is what it was.
+    np.testing.assert_allclose(
+        np.exp(new_log_variance / 2) / new_mean.std(axis=0),
+        np.exp(log_variance / 2) / mean.std(axis=0),
+        rtol=1e-3,
+    )
