@@ -1,6 +1,5 @@
 """Attributes as directions in latent space: find them, keep them, use them."""
 
-import os
 import pathlib
 import warnings
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from facevae_keras.data import file_names, read_batches
+from facevae_keras.files import written_whole
 
 
 def encode_images(vae, paths, crop=1.0, batch_size=128):
@@ -129,17 +129,15 @@ class AttributeSums:
 
     def save(self, path):
         """Writes the sums to a NumPy archive, `NAME.npz`."""
-        path = pathlib.Path(path)
-        unfinished = path.with_name("unfinished_" + path.name)
-        np.savez(
-            unfinished,
-            attributes=self.attributes.to_numpy("str"),
-            count=self.count,
-            total=self.total,
-            with_count=self.with_count,
-            with_total=self.with_total,
-        )
-        os.replace(unfinished, path)
+        with written_whole(path) as unfinished:
+            np.savez(
+                unfinished,
+                attributes=self.attributes.to_numpy("str"),
+                count=self.count,
+                total=self.total,
+                with_count=self.with_count,
+                with_total=self.with_total,
+            )
 
     @classmethod
     def load(cls, path):
@@ -381,13 +379,10 @@ def save_attributes(path, latents, attributes, vectors):
             one of the two are left out.
         vectors: DataFrame from `attribute_vectors`.
     """
-    path = pathlib.Path(path)
     names = latents.index.intersection(attributes.index, sort=False)
     fields = list(vectors.index)
     text = h5py.string_dtype()
-    unfinished = path.with_name(path.name + ".unfinished")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(unfinished, "w") as file:
+    with written_whole(path) as unfinished, h5py.File(unfinished, "w") as file:
         for key, data, dtype in (
             ("latent_vars", latents.loc[names].to_numpy(), "float32"),
             ("attributes", attributes.loc[names, fields].to_numpy(), "int8"),
@@ -398,7 +393,6 @@ def save_attributes(path, latents, attributes, vectors):
             file.create_dataset(
                 key, data=data, dtype=dtype, compression="gzip", shuffle=True
             )
-    os.replace(unfinished, path)
 
 
 def load_attributes(path):

@@ -1,6 +1,5 @@
 """Published weights by name: downloaded once, and checked ever after."""
 
-import contextlib
 import hashlib
 import os
 import pathlib
@@ -8,6 +7,7 @@ import pathlib
 import keras
 
 from facevae_keras import checkpoints
+from facevae_keras.files import written_whole
 
 _RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download"
 
@@ -90,7 +90,8 @@ def fetch(address, folder):
         found = hashlib.file_digest(file, "sha256").hexdigest()
     record = path.with_name(path.name + ".sha256")
     if not record.exists():
-        _write_whole(record, found + "\n")
+        with written_whole(record) as unfinished:
+            unfinished.write_text(found + "\n")
     recorded = record.read_text().strip()
     if found != recorded:
         raise ValueError(
@@ -102,30 +103,19 @@ def fetch(address, folder):
 
 
 def _download(address, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
     try:
-        keras.utils.get_file(
-            unfinished.name,
-            address,
-            cache_subdir=str(path.parent.absolute()),
-            force_download=True,
-        )
-        # A server that does not tell the length may stop at any byte.
-        checkpoints.open_weights(unfinished)
-        os.replace(unfinished, path)
+        with written_whole(path) as unfinished:
+            keras.utils.get_file(
+                unfinished.name,
+                address,
+                cache_subdir=str(path.parent.absolute()),
+                force_download=True,
+            )
+            # A server that does not tell the length may stop at any byte.
+            checkpoints.open_weights(unfinished)
     except Exception as error:
         # Keras raises a plain Exception when there is no connection.
         raise OSError(
             f"could not download {path.name} ({error}). Fetch {address} in "
             f"another way and put it into {path.parent}, under that name"
         ) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            unfinished.unlink()
-
-
-def _write_whole(path, text):
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)

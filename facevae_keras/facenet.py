@@ -6,6 +6,7 @@ it for faces (Schroff et al. 2015, arXiv 1503.03832).
 """
 
 import functools
+import pathlib
 import zlib
 
 import keras
@@ -37,6 +38,12 @@ ENDPOINTS = (
 # The three layers that the facenet wiki compares photo and reconstruction by.
 WIKI_LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
 
+# The stem that ships: everything through this layer, see `load_facenet`.
+_BUILT_IN_FILE = (
+    pathlib.Path(__file__).parents[1] / "data/pretrained/facenet_stem.keras"
+)
+_BUILT_IN_END = "Conv2d_4b_3x3"
+
 _SCOPE = facenet_names.SCOPE
 _STANDARDIZATIONS = ("fixed", "vae", "per_image")
 
@@ -67,6 +74,11 @@ def load_facenet(source, standardization=None):
               of its `.npy` files;
             - facenet-pytorch's state dictionary (`.pt`);
             - a `.keras` file of a model that this function returned;
+            - `"built-in"`: FaceNet's stem, the layers through Conv2d_4b_3x3,
+              as trained for this project on 12,582 photos of CelebA
+              (data/pretrained/train_stem.py). It knows what parts a face has,
+              but not who it is: a model of these layers alone, which returns
+              the last one's features, and no embedding;
             - `"seeded"`: no training at all, but random weights of sensible
               size that are the same everywhere. Random convolutions still
               compare edges and textures, so they will do for a first
@@ -112,12 +124,19 @@ def load_facenet(source, standardization=None):
         )
     if source == "seeded":
         return _seeded_facenet(standardization or "fixed")
+    if source == "built-in":
+        return _built_in_stem(standardization or "fixed")
     file = checkpoints.open_weights(downloads.find_published(source))
     embedding_size = _embedding_size(file)
     model = _inception_resnet_v1(
         embedding_size,
         standardization or _own_standardization(file, embedding_size),
     )
+    return _fill(model, file)
+
+
+def _fill(model, file):
+    """Gives a network, or its first layers, the weights of a file."""
     variables = checkpoints.original_names(model, _SCOPE)
     with clear_errors(file.source):
         arrays, used = facenet_names.original_arrays(file, variables)
@@ -156,6 +175,20 @@ def _own_standardization(file, embedding_size):
         if name in file.layers:
             return name
     return "per_image" if embedding_size == 128 else "fixed"
+
+
+def _built_in_stem(standardization):
+    """FaceNet as far as it was trained for this project, see data/README.md."""
+    if not _BUILT_IN_FILE.is_file():
+        raise FileNotFoundError(
+            f"{_BUILT_IN_FILE}: not there; the built-in weights lie in a clone "
+            "of the repository, from which the package must be installed "
+            "(pip install -e .)"
+        )
+    model = _inception_resnet_v1(512, standardization)
+    end = model.get_layer(_BUILT_IN_END).output
+    stem = keras.Model(model.input, end, name=_SCOPE)
+    return _fill(stem, checkpoints.open_weights(_BUILT_IN_FILE))
 
 
 def _seeded_facenet(standardization):

@@ -1,11 +1,10 @@
 """Face grids, and the figures that the notebooks share."""
 
-import os
-import pathlib
-
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
+
+from facevae_keras.files import written_whole
 
 
 def face_grid(images, columns=16, border=3):
@@ -50,11 +49,8 @@ def save_picture(path, image):
         path: where to; the ending sets the format (.png).
         image: uint8 array (height, width, 3), RGB.
     """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name("unfinished_" + path.name)
-    Image.fromarray(image).save(unfinished)
-    os.replace(unfinished, path)
+    with written_whole(path) as unfinished:
+        Image.fromarray(image).save(unfinished)
 
 
 def show_faces(images, columns=8, row_labels=(), column_labels=(), title=None):

@@ -1,6 +1,5 @@
 """The face VAE: encoder, decoder, and the training step that joins them."""
 
-import os
 import pathlib
 import zipfile
 
@@ -10,6 +9,7 @@ from keras import ops
 
 from facevae_keras import checkpoints, conversion
 from facevae_keras.architectures import get_architecture
+from facevae_keras.files import written_whole
 from facevae_keras.losses import kl_divergence, scale_images
 from facevae_keras.stored_arrays import clear_errors
 from facevae_keras.training_steps import TrainingSteps
@@ -72,8 +72,11 @@ class FaceVAE(TrainingSteps, keras.Model):
         self.built = True  # both halves are functional, hence built
 
     def get_config(self):
+        config = super().get_config()
+        # Who loads a VAE chooses the precision, not who trained it.
+        del config["dtype"]
         return {
-            **super().get_config(),
+            **config,
             "architecture": self.architecture,
             "latent_dim": self.latent_dim,
             "alpha": self.alpha,
@@ -114,14 +117,11 @@ class FaceVAE(TrainingSteps, keras.Model):
             filepath: `NAME.keras`. Written beside its place and renamed.
             **kwargs: as for `keras.Model.save`.
         """
-        filepath = pathlib.Path(filepath)
-        unfinished = filepath.with_name("unfinished_" + filepath.name)
-        filepath.parent.mkdir(parents=True, exist_ok=True)
         copy = FaceVAE.from_config(self.get_config())
         copy.encoder.set_weights(self.encoder.get_weights())
         copy.decoder.set_weights(self.decoder.get_weights())
-        keras.saving.save_model(copy, unfinished, **kwargs)
-        os.replace(unfinished, filepath)
+        with written_whole(filepath) as unfinished:
+            keras.saving.save_model(copy, unfinished, **kwargs)
 
     @property
     def metrics(self):

@@ -312,3 +312,14 @@ def test_standardized_latents_change_no_reconstruction(faces):
         np.exp(log_variance / 2) / mean.std(axis=0),
         rtol=1e-3,
     )
+
+
+def test_a_vae_of_mixed_precision_loads_as_one_of_float32(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        fv.FaceVAE(latent_dim=3).save(tmp_path / "vae.keras")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    vae = fv.load_vae(tmp_path / "vae.keras")
+    assert vae.compute_dtype == "float32"
+    assert vae.encoder.get_layer("Conv2d_1").compute_dtype == "float32"
