@@ -266,18 +266,23 @@ class FaceVAE(TrainingSteps, keras.Model):
         return self.decode(mean)
 
     def standardize_latents(self, photos):
-        """Gives every latent variable mean 0 and variance 1 over all faces.
+        """Makes the faces lie where the prior says, in other coordinates.
 
         The KL divergence only asks that the posteriors of all faces together
         look like the prior, N(0, 1); with a large `beta` they don't, and
-        samples of the prior decode to mud. So the coordinates are changed, `z`
-        to `(z - shift) / scale`, exactly: the dense layers on both sides of
-        the latent variables absorb it. Every reconstruction stays as it is,
-        posteriors move with the coordinates.
+        samples of the prior decode to mud. So the latent variables are changed
+        by a linear map, which the dense layers on both sides absorb. Over all
+        faces the new ones have mean 0, variance 1 and no correlation, and the
+        first says the most about a face, the last the least. (Both are
+        possible since two covariance matrices, here of the means and of the
+        average posterior, can be made diagonal together.)
+
+        Every reconstruction stays as it is. The posteriors move along, their
+        widths exact on average and to first order for a single face.
 
         Args:
             photos: those of the training, array (n, height, width, 3), RGB
-                0..255.
+                0..255; several for each latent variable.
 
         Example:
 
@@ -285,19 +290,30 @@ class FaceVAE(TrainingSteps, keras.Model):
         >>> vae.standardize_latents(photos)
         >>> vae.decode(np.random.normal(size=(8, vae.latent_dim)))  # faces
         """
-        mean, log_variance = self.encode(photos)
-        shift = mean.mean(axis=0)
-        variance = mean.var(axis=0) + np.exp(log_variance).mean(axis=0)
-        scale = np.sqrt(variance)
-        layer = self.encoder.get_layer("Fc_1")
-        kernel, bias = layer.get_weights()
-        layer.set_weights([kernel / scale, (bias - shift) / scale])
-        layer = self.encoder.get_layer("Fc_2")
-        kernel, bias = layer.get_weights()
-        layer.set_weights([kernel, bias - np.log(variance)])
+        means, log_variances = self.encode(photos)
+        shift = means.mean(axis=0)
+        widths = np.sqrt(np.exp(log_variances).mean(axis=0))
+        # In units of the average posterior's width, any rotation leaves that
+        # posterior as it is: the one to the means' principal axes, too.
+        covariance = np.atleast_2d(np.cov((means / widths).T, bias=True))
+        signals, axes = np.linalg.eigh(covariance)
+        signals, axes = signals[::-1], axes[:, ::-1]
+        change = (axes / np.sqrt(signals + 1)).T / widths
+        # What each old variance contributes to each new one.
+        shares = np.square(change * widths)
+        shares /= shares.sum(axis=1, keepdims=True)
+        offset = -np.log(signals + 1) - shares @ np.log(np.square(widths))
+        for layer, matrix, constant in (
+            (self.encoder.get_layer("Fc_1"), change, -change @ shift),
+            (self.encoder.get_layer("Fc_2"), shares, offset),
+        ):
+            kernel, bias = layer.get_weights()
+            layer.set_weights([kernel @ matrix.T, matrix @ bias + constant])
         layer = self.decoder.get_layer("Fc_1")
         kernel, bias = layer.get_weights()
-        layer.set_weights([kernel * scale[:, None], bias + shift @ kernel])
+        layer.set_weights(
+            [np.linalg.inv(change).T @ kernel, bias + shift @ kernel]
+        )
 
 
 def _in_batches(function, array, batch_size=128):
