@@ -136,3 +136,36 @@ def test_facenet_is_float32_under_any_policy(seeded_facenet):
         keras.config.set_dtype_policy("float32")
     images = np.full((1, 96, 96, 3), 100.0)
     np.testing.assert_allclose(facenet(images), seeded_facenet(images))
+
+
+def test_the_built_in_stem_ships_and_says_what_it_is(seeded_facenet, drawn):
+    stem = fv.load_facenet("built-in")
+    assert "0 left over" in str(stem.conversion)
+    # Built-in FaceNet ends with the stem.
+    assert stem.output.shape[-1] == 256
+    with pytest.raises(ValueError, match="no layer Mixed_5a; .*Conv2d_4b_3x3"):
+        fv.feature_extractor(stem, ["Mixed_5a"])
+    # The same convolutions as the whole network's, with other weights.
+    layer = "Conv2d_4b_3x3-linear"
+    built_in = stem.get_layer(layer).get_weights()[0]
+    seeded = seeded_facenet.get_layer(layer).get_weights()[0]
+    assert built_in.shape == seeded.shape
+    assert not np.allclose(built_in, seeded)
+
+
+def test_the_built_in_stem_is_trained(celeba, seeded_facenet):
+    """It cares less for the light than for the face, unlike random weights."""
+    images = fv.find_images(celeba)
+    _, held_out = fv.split_images(images, 0.15, 666)
+    photos, _ = fv.load_photos(held_out["path"][:64], 96, crop=0.8)
+    photos = photos.astype("float32")
+    layers = ["Conv2d_2b_3x3", "Conv2d_4b_3x3"]
+
+    def price_of_light(facenet):
+        loss = fv.PerceptualLoss(facenet, layers, 96)
+        loss.equalize(photos)
+        darker = float(loss(photos, 0.85 * photos))
+        return darker / float(loss(photos, np.roll(photos, 1, axis=0)))
+
+    built_in = fv.load_facenet("built-in")
+    assert price_of_light(built_in) < 0.7 * price_of_light(seeded_facenet)

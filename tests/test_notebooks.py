@@ -9,15 +9,16 @@ import pytest
 NOTEBOOKS = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
 
 TINY = {
-    "00_meet_the_faces": {},
+    "00_meet_the_faces": {"drawn_faces": 150},
     "01_train_a_vae": {
+        "drawn_faces": 150,
         "steps": 12,
         "steps_per_epoch": 6,
         "picture_every": 6,
         "batch_size": 16,
     },
-    "02_attribute_vectors": {},
-    "03_add_a_smile": {"classifier_epochs": 1},
+    "02_attribute_vectors": {"drawn_faces": 150},
+    "03_add_a_smile": {"model": "", "judge_epochs": 1},
 }
 
 
@@ -43,8 +44,8 @@ def run(name, folder, **parameters):
 
 def test_the_course_on_drawn_faces(tmp_path):
     for name, tiny in TINY.items():
-        text = run(name, tmp_path, drawn_faces=150, **tiny)
-    assert "seen as Smiling" in text
+        text = run(name, tmp_path, **tiny)
+    assert "faces without Smiling" in text
     made = {path.name for path in (tmp_path / "build").iterdir()}
     assert {
         "vae.keras",
@@ -74,7 +75,7 @@ def test_the_course_on_photos_with_the_real_facenet(
         "01_train_a_vae",
         tmp_path,
         **data,
-        **TINY["01_train_a_vae"],
+        **{**TINY["01_train_a_vae"], "drawn_faces": 0},
         facenet=str(facenet_checkpoint),
         standardization="vae",
         perceptual_size=80,
@@ -82,13 +83,22 @@ def test_the_course_on_photos_with_the_real_facenet(
         color_jitter=True,
     )
     run("02_attribute_vectors", tmp_path, **data)
-    text = run("03_add_a_smile", tmp_path, **data, classifier_epochs=1)
-    assert "seen as Smiling" in text
+    text = run("03_add_a_smile", tmp_path, **data, **TINY["03_add_a_smile"])
+    assert "faces without Smiling" in text
 
 
-def test_the_smile_starts_on_its_own_from_what_ships(tmp_path):
-    text = run("03_add_a_smile", tmp_path, drawn_faces=150, classifier_epochs=1)
-    assert "VAE: drawn_faces.keras, vectors: drawn_faces.h5" in text
+@pytest.mark.parametrize("model", ["celeba_dfc_vae", "drawn_faces"])
+def test_the_smile_starts_on_its_own_from_what_ships(tmp_path, model):
+    text = run(
+        "03_add_a_smile",
+        tmp_path,
+        model=model,
+        judge_faces=300,
+        judge_epochs=1,
+        amounts="0,1",
+    )
+    assert f"VAE: {model}.keras, vectors: {model}.h5" in text
+    assert "faces without Smiling" in text
 
 
 def test_an_unknown_parameter_is_an_error(tmp_path):

@@ -11,7 +11,9 @@ FOLDER = pathlib.Path(__file__).resolve().parents[1] / "data" / "pretrained"
 
 def test_together_at_most_40_megabytes():
     files = [file for file in FOLDER.rglob("*") if file.is_file()]
-    assert {"drawn_faces.keras", "drawn_faces.h5"} <= {f.name for f in files}
+    names = {file.name for file in files}
+    for name in ("drawn_faces", "celeba_dfc_vae"):
+        assert {f"{name}.keras", f"{name}.h5"} <= names
     assert sum(file.stat().st_size for file in files) <= 40e6
 
 
@@ -37,3 +39,52 @@ def test_the_drawn_face_vae_smiles(drawn):
     change = (after - before)[:, 48:58, 24:40].mean()
     elsewhere = np.abs((after - before)[:, :16]).mean()
     assert change > 2 * elsewhere
+
+
+def test_the_celeba_vae_draws_faces_and_smiles():
+    vae = fv.load_vae(FOLDER / "celeba_dfc_vae.keras")
+    latents, attributes, vectors = fv.load_attributes(
+        FOLDER / "celeba_dfc_vae.h5"
+    )
+    assert len(latents) > 12_000
+    assert vectors.shape == (40, vae.latent_dim)
+    # Where the faces lie is where the prior says, up to the posteriors' width.
+    assert np.abs(latents.mean()).max() < 0.1
+    assert (latents.std() < 1.1).all()
+    faces = np.clip(vae.decode(latents[:64]), 0, 255)
+    random = np.random.default_rng(0)
+    invented = vae.decode(random.normal(size=(64, vae.latent_dim)))
+    noise = random.uniform(0, 255, faces.shape)
+    average = faces.mean(axis=0)
+
+    def distance(images):
+        return np.square(images - average).mean()
+
+    assert distance(invented) < 1.5 * distance(faces) < distance(noise)
+    # A smile shows teeth: brighter between the lips, hardly so elsewhere.
+    serious = latents[attributes["Smiling"] == -1][:64]
+    before, after = vae.decode(
+        fv.add_attribute(serious, vectors.loc["Smiling"], [0, 2])
+    ).swapaxes(0, 1)
+    change = np.abs(after - before).mean(axis=(0, 3))
+    assert change[40:52, 22:42].mean() > 1.5 * change[:16].mean()
+
+
+def test_the_celeba_vae_keeps_people_it_has_not_seen(
+    celeba, facenet_checkpoint
+):
+    vae = fv.load_vae(FOLDER / "celeba_dfc_vae.keras")
+    latents, _, _ = fv.load_attributes(FOLDER / "celeba_dfc_vae.h5")
+    images = fv.find_images(celeba)
+    held_out = images.drop(latents.index)
+    # Nobody of the held-out people is among those it was trained on.
+    known = images.loc[latents.index, "identity"]
+    assert not held_out["identity"].isin(known).any()
+    native = held_out[held_out["path"].str.contains("img_align_celeba/")]
+    assert native["identity"].nunique() >= 20
+    photos, _ = fv.load_photos(native["path"][::8], 160, crop=0.8)
+    facenet = fv.load_facenet(facenet_checkpoint)
+    kept = fv.identity_similarity(
+        facenet, photos, np.clip(vae.reconstruct(photos), 0, 255)
+    )
+    assert kept.mean() > 0.3

@@ -307,7 +307,7 @@ def test_standardized_latents_change_no_reconstruction(faces):
     # much as they did.
     spreads = vae.encode(faces)[0].std(axis=0)
     assert (np.diff(spreads) < 0).all()
-    assert noisy_faces().std(axis=0).mean() == pytest.approx(spread, rel=0.1)
+    assert noisy_faces().std(axis=0).mean() == pytest.approx(spread, rel=0.25)
 
 
 def test_a_vae_of_mixed_precision_hands_out_float32(faces, tmp_path):

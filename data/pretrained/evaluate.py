@@ -1,0 +1,105 @@
+"""Measures a VAE that ships, on people whom it has not seen.
+
+    python data/pretrained/evaluate.py celeba_dfc_vae CELEBA FACENET
+
+reads the photos of the folder CELEBA and FaceNet's weights, and writes beside
+this file
+
+- `celeba_dfc_vae_figures.csv`: `fv.reconstruction_figures` on the held-out
+  people of CELEBA's full-size photos;
+- `celeba_dfc_vae_edits.csv`: `fv.dose_curve` and what `fv.edit_figures` says
+  of single attributes, for several vectors that all add a smile.
+"""
+
+import pathlib
+import sys
+
+import keras
+import pandas as pd
+
+import facevae_keras as fv
+
+HERE = pathlib.Path(__file__).resolve().parent
+CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # as in the training
+EDITED = "Smiling"
+KEPT = ["Male", "Eyeglasses", "Blond_Hair", "Young"]
+TIED = ["Mouth_Slightly_Open", "High_Cheekbones"]  # most tied to a smile
+AMOUNTS = [0.5, 1, 1.5, 2, 3]
+
+
+def smiles(latents, attributes, vectors):
+    """Several vectors that add a smile, by what they are called."""
+    classifier = fv.classifier_direction(latents, attributes, EDITED)
+    return {
+        "difference of means": vectors.loc[EDITED],
+        "balanced": fv.balanced_vector(
+            latents, attributes, EDITED, by=["Male", TIED[0]]
+        ),
+        "projected": fv.project_out(vectors.loc[EDITED], vectors.loc[KEPT]),
+        "classifier": classifier,
+        "classifier, projected": fv.project_out(classifier, vectors.loc[KEPT]),
+    }
+
+
+def edits(vae, facenet, training, held_out, native, labels, latents, vectors):
+    """One row per vector and amount."""
+
+    def photos(images):
+        return fv.load_photos(images["path"], vae.image_size, CROP)
+
+    training_photos, names = photos(training)
+    held_out_photos, held_out_names = photos(held_out)
+    identities = held_out["identity"]
+    probe = fv.train_probe(
+        vae,
+        training_photos,
+        labels.loc[names],
+        held_out_photos,
+        labels.loc[held_out_names],
+        identities.loc[held_out_names],
+    )
+    accuracy = probe.held_out_accuracy
+    print(accuracy.loc[[EDITED, *KEPT]].round(3))
+    serious = labels.loc[held_out_names, EDITED].to_numpy() == -1
+    serious &= held_out_names.isin(native.index)
+    people = identities.loc[held_out_names[serious]]
+    means, _ = vae.encode(held_out_photos[serious])
+    before = vae.decode(means)
+    rows = []
+    for kind, vector in smiles(latents, labels, vectors).items():
+        print(kind)
+        curve = fv.dose_curve(
+            vae, facenet, probe, means, vector, AMOUNTS, EDITED, people
+        )
+        for amount in AMOUNTS:
+            after = vae.decode(fv.add_attribute(means, vector, [amount]))[:, 0]
+            seen = fv.edit_figures(
+                probe, before, after, accuracy.index, EDITED, people
+            )
+            row = {"vector": kind, "amount": amount, **curve.loc[amount]}
+            for name in KEPT:
+                row[f"{name}_unchanged"] = seen.loc[name, "unchanged"]
+                row[f"{name}_probe_accuracy"] = accuracy.loc[name, "accuracy"]
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+if __name__ == "__main__":
+    name, celeba, facenet = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
+    keras.utils.set_random_seed(SEED)
+    vae = fv.load_vae(HERE / f"{name}.keras")
+    latents, labels, vectors = fv.load_attributes(HERE / f"{name}.h5")
+    facenet = fv.load_facenet(facenet)
+    training, held_out = fv.split_images(fv.find_images(celeba), HELD_OUT, SEED)
+    assert not held_out.index.isin(latents.index).any()
+    native = held_out[held_out["path"].str.contains("img_align_celeba/")]
+    photos, names = fv.load_photos(native["path"], 160, CROP)
+    figures = fv.reconstruction_figures(
+        vae, facenet, photos, native.loc[names, "identity"]
+    )
+    figures.to_csv(HERE / f"{name}_figures.csv", float_format="%.5g")
+    print(figures.round(4))
+    labels = fv.read_attributes(celeba / "list_attr_celeba.txt")
+    edits(
+        vae, facenet, training, held_out, native, labels, latents, vectors
+    ).to_csv(HERE / f"{name}_edits.csv", index=False, float_format="%.4g")

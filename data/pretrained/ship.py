@@ -1,0 +1,50 @@
+"""Makes what ships of what notebooks 01 and 02 left in a run's folder.
+
+    python data/pretrained/ship.py run/dfc_vae celeba_dfc_vae
+
+writes `celeba_dfc_vae.keras` and `celeba_dfc_vae.h5` beside this file. Weights
+are rounded to half precision and latent variables to 1/128, so that they
+compress to half of their size; both stay float32.
+"""
+
+import pathlib
+import sys
+import zipfile
+
+import numpy as np
+
+import facevae_keras as fv
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def write_compressed(model, target):
+    """Saves a model whose weights are rounded to half precision."""
+    for layer in model.layers:
+        layer.set_weights(
+            [w.astype("float16").astype("float32") for w in layer.get_weights()]
+        )
+    saved = target.with_name("saved_" + target.name)
+    model.save(saved)
+    with (
+        zipfile.ZipFile(saved) as old,
+        zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+    saved.unlink()
+
+
+def ship_attributes(source, target):
+    latents, attributes, vectors = fv.load_attributes(source)
+    fv.save_attributes(
+        target, np.round(latents * 128) / 128, attributes, vectors
+    )
+
+
+if __name__ == "__main__":
+    run_dir, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+    write_compressed(fv.load_vae(run_dir / "vae.keras"), HERE / f"{name}.keras")
+    ship_attributes(run_dir / "attribute_vectors.h5", HERE / f"{name}.h5")
+    for file in sorted(HERE.glob(f"{name}.*")):
+        print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")

@@ -1,0 +1,163 @@
+"""Trains a VAE for every row of notebook 05's table, and measures it.
+
+    python data/which_features.py CELEBA FACENET            # all missing rows
+    python data/which_features.py CELEBA FACENET "pixels"   # one row, again
+
+CELEBA is a folder of photos, FACENET the real FaceNet's weights, which compare
+photo and reconstruction in the training and measure the result. Every row has
+the same photos, steps and seed; the results go to `which_features.csv` beside
+this file, each with its command.
+"""
+
+import pathlib
+import sys
+import time
+
+import keras
+import numpy as np
+import pandas as pd
+
+import facevae_keras as fv
+
+RESULTS = pathlib.Path(__file__).resolve().with_suffix(".csv")
+CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # as for the VAEs that ship
+STEPS, BATCH_SIZE, LEARNING_RATE = 1200, 32, 1e-3
+SIZE = 95  # pixels at which photo and reconstruction are compared
+BETA = 7500.0
+EDITED, AMOUNTS = "Smiling", [1.0, 2.0]
+
+SINGLE = fv.ENDPOINTS[: fv.ENDPOINTS.index("Mixed_6a") + 1]
+FIVE = (
+    "pixels",
+    "Conv2d_1a_3x3",
+    "Conv2d_2b_3x3",
+    "Conv2d_4a_3x3",
+    "Conv2d_4b_3x3",
+)
+ROWS = {
+    "pixels": {"layers": ("pixels",)},
+    **{layer: {"layers": (layer,)} for layer in SINGLE},
+    "wiki's three": {"layers": fv.WIKI_LAYERS},
+    "wiki's recipe": {"recipe": "wiki"},
+    "five": {},
+    "five, built-in stem": {"facenet": "built-in"},
+    "five, beta / 10": {"beta": BETA / 10},
+    "five, beta x 10": {"beta": BETA * 10},
+    "five, dfc_vae_resnet": {"architecture": "dfc_vae_resnet"},
+    "five, dfc_vae_large": {"architecture": "dfc_vae_large"},
+}
+
+
+def training(celeba):
+    photos, held_out = fv.split_images(fv.find_images(celeba), HELD_OUT, SEED)
+    # The real figures need the detail of full-size photos.
+    held_out = held_out[held_out["path"].str.contains("img_align_celeba/")]
+    return photos, held_out
+
+
+def train(row, photos, facenet):
+    """Trains the VAE of a row; returns it and its speed, photos per second."""
+    keras.utils.set_random_seed(SEED)
+    layers = row.get("layers", FIVE)
+    wiki = row.get("recipe") == "wiki"
+    vae = fv.FaceVAE(
+        row.get("architecture", "dfc_vae"), beta=row.get("beta", BETA)
+    )
+    if wiki:
+        vae.beta = 64.0
+        loss = fv.PerceptualLoss(facenet)
+    elif layers == ("pixels",):
+        small = np.asarray(fv.losses.scale_images(photos[:512] * 1.0, 64))
+        vae.beta /= small.var(axis=0).sum()
+        loss = fv.PixelLoss()
+    else:
+        weights = [1 / len(layers)] * len(layers)
+        loss = fv.PerceptualLoss(facenet, layers, SIZE, weights=weights)
+        loss.equalize(photos[:512])
+    schedule = keras.optimizers.schedules.CosineDecay(
+        LEARNING_RATE / 100,
+        STEPS - STEPS // 10,
+        warmup_target=LEARNING_RATE,
+        warmup_steps=STEPS // 10,
+    )
+    vae.compile(keras.optimizers.Adam(2e-4 if wiki else schedule), loss=loss)
+    batches = fv.photo_batches(photos, BATCH_SIZE, flip=True, seed=SEED)
+    start = time.time()
+    vae.fit(batches, steps_per_epoch=STEPS, shuffle=False, verbose=2)
+    speed = STEPS * BATCH_SIZE / (time.time() - start)
+    vae.standardize_latents(photos[:2048])
+    return vae, speed
+
+
+def measure(vae, facenet, photos, labels, held_out):
+    """The figures of a VAE and of the smile that it can add: one row."""
+    held_out_photos, held_out_labels, people = held_out
+    figures = fv.reconstruction_figures(vae, facenet, held_out_photos, people)
+    row = {}
+    for name, (mean, error) in figures.iterrows():
+        row[name] = mean
+        row[f"{name}_standard_error"] = error
+    probe = fv.train_probe(
+        vae, photos, labels, held_out_photos, held_out_labels, people
+    )
+    means, _ = vae.encode(photos)
+    vectors = fv.attribute_vectors(
+        pd.DataFrame(means, index=labels.index), labels[[EDITED]]
+    )
+    serious = held_out_labels[EDITED].to_numpy() == -1
+    means, _ = vae.encode(held_out_photos[serious])
+    curve = fv.dose_curve(
+        vae,
+        facenet,
+        probe,
+        means,
+        vectors.loc[EDITED],
+        AMOUNTS,
+        EDITED,
+        people[serious],
+    )
+    for amount, of_amount in curve.iterrows():
+        for name, value in of_amount.items():
+            row[f"smile_{amount:g}_{name}"] = value
+    return row
+
+
+def main(celeba, facenet_path, wanted):
+    facenet = fv.load_facenet(facenet_path)
+    images, held_out = training(celeba)
+    labels = fv.read_attributes(pathlib.Path(celeba) / "list_attr_celeba.txt")
+    held_out_photos, names = fv.load_photos(held_out["path"], 160, CROP)
+    held_out = (
+        held_out_photos,
+        labels.loc[names],
+        held_out.loc[names, "identity"],
+    )
+    done = pd.read_csv(RESULTS)["row"] if RESULTS.exists() else []
+    for name in wanted or [name for name in ROWS if name not in set(done)]:
+        row = ROWS[name]
+        size = 160 if row.get("recipe") == "wiki" else SIZE
+        if row.get("architecture") == "dfc_vae_large":
+            size = 128
+        photos, names = fv.load_photos(images["path"], size, CROP)
+        network = (
+            fv.load_facenet(row["facenet"]) if "facenet" in row else facenet
+        )
+        vae, speed = train(row, photos, network)
+        result = {
+            "row": name,
+            **measure(vae, facenet, photos, labels.loc[names], held_out),
+            "photos_per_second": speed,
+            "command": f'python data/which_features.py CELEBA FACENET "{name}"',
+        }
+        table = pd.DataFrame([result])
+        if RESULTS.exists():
+            old = pd.read_csv(RESULTS)
+            table = pd.concat([old[old["row"] != name], table])
+        order = {row: number for number, row in enumerate(ROWS)}
+        table = table.sort_values("row", key=lambda rows: rows.map(order))
+        table.to_csv(RESULTS, index=False, float_format="%.5g")
+        print(table.iloc[-1])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3:])
