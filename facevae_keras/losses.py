@@ -183,7 +183,9 @@ class PerceptualLoss(keras.losses.Loss):
         self.layers = tuple(layers)
         self.image_size = image_size
         self.precision = precision or fastest_precision()
-        self.weights = list(weights or [1.0] * len(self.layers))
+        if weights is None:
+            weights = [1.0] * len(self.layers)
+        self.weights = list(weights)
         if len(self.weights) != len(self.layers):
             raise ValueError(
                 f"expected a weight for each of {len(self.layers)} layers, "
@@ -199,10 +201,10 @@ class PerceptualLoss(keras.losses.Loss):
         """Divides the weight of each layer by its variance over photos.
 
         Deep layers have fewer and smaller features than the first ones, and
-        would hardly count beside them. Divided, the average of all photos as
-        the only reconstruction costs 1 per layer (times its weight), and what
-        a reconstruction costs is the share of the variance that it lacks. Call
-        it before `compile`.
+        would hardly count beside them. Divided, each layer costs the share of
+        its variance that a reconstruction lacks, times its weight: 1 for the
+        average of all photos' features (which no picture may have), 2 for the
+        features of another photo. Call it before `compile`.
 
         Args:
             photos: (n, height, width, 3), RGB 0..255; some hundreds suffice.
