@@ -138,7 +138,7 @@ def test_facenet_is_float32_under_any_policy(seeded_facenet):
     np.testing.assert_allclose(facenet(images), seeded_facenet(images))
 
 
-def test_the_built_in_stem_ships_and_says_what_it_is(seeded_facenet, drawn):
+def test_the_built_in_stem_ships_and_says_what_it_is(seeded_facenet):
     stem = fv.load_facenet("built-in")
     assert "0 left over" in str(stem.conversion)
     # Built-in FaceNet ends with the stem.

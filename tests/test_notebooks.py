@@ -75,7 +75,7 @@ def test_the_course_on_photos_with_the_real_facenet(
         "01_train_a_vae",
         tmp_path,
         **data,
-        **{**TINY["01_train_a_vae"], "drawn_faces": 0},
+        **TINY["01_train_a_vae"],
         facenet=str(facenet_checkpoint),
         standardization="vae",
         perceptual_size=80,

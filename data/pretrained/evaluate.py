@@ -23,7 +23,6 @@ HERE = pathlib.Path(__file__).resolve().parent
 CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # as in the training
 EDITED = "Smiling"
 KEPT = ["Male", "Eyeglasses", "Blond_Hair", "Young"]
-TIED = ["Mouth_Slightly_Open", "High_Cheekbones"]  # most tied to a smile
 AMOUNTS = [0.5, 1, 1.5, 2, 3]
 
 
@@ -33,7 +32,7 @@ def smiles(latents, attributes, vectors):
     return {
         "difference of means": vectors.loc[EDITED],
         "balanced": fv.balanced_vector(
-            latents, attributes, EDITED, by=["Male", TIED[0]]
+            latents, attributes, EDITED, by=["Male", "Mouth_Slightly_Open"]
         ),
         "projected": fv.project_out(vectors.loc[EDITED], vectors.loc[KEPT]),
         "classifier": classifier,
