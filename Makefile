@@ -39,8 +39,7 @@ notebooks: tutorial
 	  --ClearMetadataPreprocessor.clear_notebook_metadata=False build/0*.ipynb
 	mkdir -p notebooks/images data/pretrained
 	cp build/0*.png notebooks/images/
-	cp build/vae.keras data/pretrained/drawn_faces.keras
-	cp build/attribute_vectors.h5 data/pretrained/drawn_faces.h5
+	$(BIN)/python data/pretrained/ship.py build drawn_faces
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -16,7 +16,7 @@ from keras import ops
 from facevae_keras.attributes import add_attribute
 from facevae_keras.facenet import feature_extractor
 from facevae_keras.losses import kl_divergence, scale_images
-from facevae_keras.vae import default_jit_compile
+from facevae_keras.vae import FaceVAE, default_jit_compile
 
 # FaceNet's last layer before the image shrinks again, at each of its five
 # sizes: 77, 36, 17, 8 and 3 pixels.
@@ -456,7 +456,8 @@ def dose_curve(
         - `others_unchanged`: the share of the other attributes about which
           the probe's verdict stays.
 
-        And `probe_accuracy`: how often its verdicts on the attribute are
+        Then `NAME_unchanged`, the same for each of the others alone. And
+        `probe_accuracy`: how often its verdicts on the edited attribute are
         right, see `train_probe`.
 
     Raises:
@@ -475,6 +476,9 @@ def dose_curve(
             f"the probe knows {', '.join(attributes)}; not {edited}"
         )
     place = attributes.index(edited)
+    others_unchanged = [
+        f"{name}_unchanged" for name in attributes if name != edited
+    ]
     latents = np.asarray(latents, dtype="float32")
     people = _people(identities, len(latents))
     extractor = feature_extractor(facenet, [_FEATURES])
@@ -505,6 +509,7 @@ def dose_curve(
         }.items():
             row[name] = values.mean()
             row[f"{name}_standard_error"] = _standard_error(values, people)
+        row.update(zip(others_unchanged, unchanged.mean(axis=0), strict=True))
         rows.append(row)
     curve = pd.DataFrame(rows, index=pd.Index(amounts, name="amount"))
     curve["probe_accuracy"] = probe.held_out_accuracy.loc[edited, "accuracy"]
@@ -541,7 +546,7 @@ def _parts(count, size=_BATCH_SIZE):
 
 def _look(extractor, images):
     images = ops.convert_to_tensor(images, dtype="float32")
-    return extractor(scale_images(images, _FACENET_SIZE), training=False)
+    return FaceVAE.infer(extractor, scale_images(images, _FACENET_SIZE))
 
 
 def _features(extractor, images):

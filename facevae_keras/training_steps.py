@@ -74,7 +74,8 @@ class TensorFlowSteps(_AnySteps):
         number = tf.distribute.get_replica_context().replica_id_in_sync_group
         return noise[number * count : (number + 1) * count]
 
-    def infer(self, model, inputs):
+    @staticmethod
+    def infer(model, inputs):
         """What a functional model, compiled, makes of a batch."""
         import tensorflow as tf
 
@@ -179,13 +180,14 @@ class JaxSteps(_AnySteps):
 
         return infer
 
-    def infer(self, model, inputs):
+    @staticmethod
+    def infer(model, inputs):
         """What a functional model, compiled, makes of a batch."""
         trainable = [variable.value for variable in model.trainable_variables]
         non_trainable = [
             variable.value for variable in model.non_trainable_variables
         ]
-        return self._inference()(model, trainable, non_trainable, inputs)
+        return JaxSteps._inference()(model, trainable, non_trainable, inputs)
 
 
 class TorchSteps(_AnySteps):
@@ -213,7 +215,8 @@ class TorchSteps(_AnySteps):
             self.optimizer.apply(gradients, self.trainable_variables)
             self.track_losses(losses, photos)
 
-    def infer(self, model, inputs):
+    @staticmethod
+    def infer(model, inputs):
         """What a functional model makes of a batch."""
         import torch
 

@@ -1,3 +1,4 @@
+import itertools
 import pathlib
 import shutil
 import warnings
@@ -326,3 +327,28 @@ def test_photo_batches_are_the_photos_of_the_indices():
         wanted = photos[index % 6]
         wanted = wanted[:, ::-1] if index >= 6 else wanted
         np.testing.assert_array_equal(photo, wanted)
+
+
+def test_warped_photos_are_bent_a_little_and_differently(faces):
+    photos = faces[:4]
+    batches = fv.photo_batches(photos, 4, seed=1, warped_size=56)
+    ((first,), (second,)) = next(batches), next(batches)
+    assert first.shape == (4, 56, 56, 3) and first.dtype == "uint8"
+    (again,) = next(fv.photo_batches(photos, 4, seed=1, warped_size=56))
+    np.testing.assert_array_equal(first, again)
+    centres = photos[:, 4:60, 4:60].astype("float32")
+    passes = [
+        indices[0]
+        for (indices,) in itertools.islice(fv.index_batches(4, 4, seed=1), 2)
+    ]
+
+    def distance(a, b):
+        return np.abs(a.astype("float32") - b).mean()
+
+    another = distance(centres, np.roll(centres, 1, axis=0))
+    for batch, order in zip((first, second), passes, strict=True):
+        assert 1 < distance(batch, centres[order]) < 0.5 * another
+    # No two passes bend a photo alike.
+    assert distance(first[passes[0].argsort()], second[passes[1].argsort()]) > 1
+    with pytest.raises(ValueError, match="64 pixels have no room .* of 65"):
+        fv.photo_batches(photos, 4, warped_size=65)

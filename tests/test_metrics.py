@@ -279,6 +279,8 @@ def test_a_dose_curve_of_a_linear_decoder(seeded_facenet):
     assert curve.loc[0, "identity_of_others"] < 1
     assert curve.loc[0, "others_unchanged"] == 1
     assert curve.loc[4, "others_unchanged"] == (latents[:, 1] <= 0).mean()
+    # With one other attribute, it is all the others.
+    assert (curve["Bright_unchanged"] == curve["others_unchanged"]).all()
     share = curve.loc[2, "seen"]
     np.testing.assert_allclose(
         curve.loc[2, "seen_standard_error"], np.sqrt(share * (1 - share) / 5)

@@ -1,6 +1,8 @@
 """What ships is small and works, without any data set."""
 
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 
@@ -68,6 +70,29 @@ def test_the_celeba_vae_draws_faces_and_smiles():
     ).swapaxes(0, 1)
     change = np.abs(after - before).mean(axis=(0, 3))
     assert change[40:52, 22:42].mean() > 1.5 * change[:16].mean()
+
+
+def test_a_grown_vae_draws_what_the_small_one_draws(drawn, faces, tmp_path):
+    small = fv.load_vae(FOLDER / "drawn_faces.keras")
+    subprocess.run(
+        [
+            sys.executable,
+            FOLDER / "grow.py",
+            FOLDER / "drawn_faces.keras",
+            drawn,
+            tmp_path / "grown.keras",
+        ],
+        check=True,
+    )
+    large = fv.load_vae(tmp_path / "grown.keras")
+    assert large.architecture == "dfc_vae_large"
+    enlarged = fv.losses.scale_images(faces.astype("float32"), 128)
+    drawn_large = large.reconstruct(enlarged)
+    assert drawn_large.shape[1:] == (128, 128, 3)
+    drawn_small = small.reconstruct(faces)
+    shrunk = np.array(fv.losses.scale_images(drawn_large, 64))
+    difference = np.abs(shrunk - drawn_small).mean()
+    assert difference < 0.15 * np.abs(drawn_small - drawn_small[::-1]).mean()
 
 
 def test_the_celeba_vae_keeps_people_it_has_not_seen(

@@ -28,7 +28,7 @@ def write_compressed(model, target):
     model.save(saved)
     with (
         zipfile.ZipFile(saved) as old,
-        zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new,
+        zipfile.ZipFile(target, "w", zipfile.ZIP_BZIP2) as new,
     ):
         for name in old.namelist():
             new.writestr(name, old.read(name))
