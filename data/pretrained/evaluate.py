@@ -8,13 +8,16 @@ this file
 - `celeba_dfc_vae_figures.csv`: `fv.reconstruction_figures` on the held-out
   people of CELEBA's full-size photos;
 - `celeba_dfc_vae_edits.csv`: `fv.dose_curve` for several vectors that all add
-  a smile.
+  a smile;
+- `celeba_dfc_vae_faces.png`: eight of these people as the VAE draws them, and
+  eight samples of the prior.
 """
 
 import pathlib
 import sys
 
 import keras
+import numpy as np
 import pandas as pd
 
 import facevae_keras as fv
@@ -23,20 +26,20 @@ HERE = pathlib.Path(__file__).resolve().parent
 CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # as in the training
 EDITED = "Smiling"
 KEPT = ["Male", "Eyeglasses", "Blond_Hair", "Young"]
-AMOUNTS = [0.5, 1, 1.25, 1.5, 2, 3]
+AMOUNTS = [0.5, 1, 1.25, 1.5, 2]
 
 
-def smiles(latents, attributes, vectors):
+def smiles(latents, attributes, vectors, identities):
     """Several vectors that add a smile, by what they are called."""
-    classifier = fv.classifier_direction(latents, attributes, EDITED)
+    people = attributes.assign(identity=identities.loc[attributes.index])
     return {
         "difference of means": vectors.loc[EDITED],
         "balanced": fv.balanced_vector(
             latents, attributes, EDITED, by=["Male", "Mouth_Slightly_Open"]
         ),
+        "same person": fv.balanced_vector(latents, people, EDITED, "identity"),
         "projected": fv.project_out(vectors.loc[EDITED], vectors.loc[KEPT]),
-        "classifier": classifier,
-        "classifier, projected": fv.project_out(classifier, vectors.loc[KEPT]),
+        "classifier": fv.classifier_direction(latents, attributes, EDITED),
     }
 
 
@@ -48,7 +51,7 @@ def edits(vae, facenet, training, held_out, native, labels, latents, vectors):
 
     training_photos, names = photos(training)
     held_out_photos, held_out_names = photos(held_out)
-    identities = held_out["identity"]
+    identities = pd.concat([training, held_out])["identity"]
     probe = fv.train_probe(
         vae,
         training_photos,
@@ -64,7 +67,8 @@ def edits(vae, facenet, training, held_out, native, labels, latents, vectors):
     people = identities.loc[held_out_names[serious]]
     means, _ = vae.encode(held_out_photos[serious])
     curves = {}
-    for kind, vector in smiles(latents, labels, vectors).items():
+    directions = smiles(latents, labels.loc[latents.index], vectors, identities)
+    for kind, vector in directions.items():
         print(kind)
         curve = fv.dose_curve(
             vae, facenet, probe, means, vector, AMOUNTS, EDITED, people
@@ -80,6 +84,16 @@ def edits(vae, facenet, training, held_out, native, labels, latents, vectors):
     return pd.concat(curves, names=["vector"])
 
 
+def draw(vae, photos, people):
+    """Two rows: eight people, and eight samples of the prior."""
+    first = ~people.duplicated().to_numpy()
+    random = np.random.default_rng(SEED)
+    samples = random.standard_normal((8, vae.latent_dim))
+    return fv.face_grid(
+        np.stack([vae.reconstruct(photos[first][:8]), vae.decode(samples)])
+    )
+
+
 if __name__ == "__main__":
     name, celeba, facenet = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
     keras.utils.set_random_seed(SEED)
@@ -90,9 +104,9 @@ if __name__ == "__main__":
     assert not held_out.index.isin(latents.index).any()
     native = held_out[held_out["path"].str.contains("img_align_celeba/")]
     photos, names = fv.load_photos(native["path"], 160, CROP)
-    figures = fv.reconstruction_figures(
-        vae, facenet, photos, native.loc[names, "identity"]
-    )
+    people = native.loc[names, "identity"]
+    fv.save_picture(HERE / f"{name}_faces.png", draw(vae, photos, people))
+    figures = fv.reconstruction_figures(vae, facenet, photos, people)
     figures.to_csv(HERE / f"{name}_figures.csv", float_format="%.5g")
     print(figures.round(4))
     labels = fv.read_attributes(celeba / "list_attr_celeba.txt")
