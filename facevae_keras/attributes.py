@@ -257,7 +257,9 @@ def balanced_vector(latents, attributes, attribute, by):
         attributes: DataFrame from `read_attributes`; joined on the name.
         attribute: name of the attribute.
         by: name or names of the attributes to hold constant. Two or three will
-            do: every further one halves the groups.
+            do: every further one halves the groups. A column that says who is
+            on each photo holds the whole person constant: only people with
+            photos of both kinds count.
 
     Returns:
         float32 array (latent_dim,), for `add_attribute`.
