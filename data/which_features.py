@@ -55,7 +55,6 @@ ROWS = {
     "five, beta x 10": {"beta": BETA * 10},
     "five, dfc_vae_resnet": {"architecture": "dfc_vae_resnet"},
     "five, dfc_vae_large": {"architecture": "dfc_vae_large"},
-    "wiki's recipe": {"recipe": "wiki"},
 }
 
 
@@ -75,14 +74,10 @@ def train(row, photos, facenet):
     keras.utils.set_random_seed(SEED)
     keras.config.set_dtype_policy(fv.fastest_precision())
     layers = row.get("layers", FIVE)
-    wiki = row.get("recipe") == "wiki"
     vae = fv.FaceVAE(
         row.get("architecture", "dfc_vae"), beta=row.get("beta", BETA)
     )
-    if wiki:
-        vae.beta = 64.0
-        loss = fv.PerceptualLoss(facenet)
-    elif layers == ("pixels",):
+    if layers == ("pixels",):
         small = np.asarray(fv.losses.scale_images(photos[:512] * 1.0, 64))
         vae.beta /= small.var(axis=0).sum()
         loss = fv.PixelLoss()
@@ -101,7 +96,7 @@ def train(row, photos, facenet):
         warmup_target=LEARNING_RATE,
         warmup_steps=STEPS // 10,
     )
-    vae.compile(keras.optimizers.Adam(2e-4 if wiki else schedule), loss=loss)
+    vae.compile(keras.optimizers.Adam(schedule), loss=loss)
     batches = fv.photo_batches(photos, BATCH_SIZE, flip=True, seed=SEED)
     start = time.process_time()
     vae.fit(batches, steps_per_epoch=STEPS, shuffle=False, verbose=2)
@@ -125,7 +120,8 @@ def measure(vae, facenet, photos, labels, held_out):
     row = {}
     for name, (mean, error) in figures.iterrows():
         row[name] = mean
-        row[f"{name}_standard_error"] = error
+        if not np.isnan(error):  # a number that is no mean has none
+            row[f"{name}_standard_error"] = error
     probe = fv.train_probe(
         vae,
         photos[:PHOTOS_OF_THE_PROBE],
@@ -188,7 +184,7 @@ def main(celeba, facenet_path, wanted):
     done = pd.read_csv(RESULTS)["row"] if RESULTS.exists() else []
     for name in wanted or [name for name in ROWS if name not in set(done)]:
         row = ROWS[name]
-        size = 160 if row.get("recipe") == "wiki" else row.get("size", SIZE)
+        size = row.get("size", SIZE)
         if row.get("architecture") == "dfc_vae_large":
             size = 128
         photos, names = fv.load_photos(images["path"], size, CROP)

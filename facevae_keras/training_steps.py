@@ -80,9 +80,11 @@ class TensorFlowSteps(_AnySteps):
         import tensorflow as tf
 
         if not hasattr(model, "compiled_call"):
+            # One trace for every number of images.
+            images = tf.TensorSpec((None, *inputs.shape[1:]), inputs.dtype)
             model.compiled_call = tf.function(
                 lambda inputs: model(inputs, training=False),
-                reduce_retracing=True,
+                input_signature=[images],
             )
         return model.compiled_call(inputs)
 

@@ -19,6 +19,12 @@ TINY = {
     },
     "02_attribute_vectors": {"drawn_faces": 150},
     "03_add_a_smile": {"model": "", "judge_epochs": 1},
+    "05_which_features": {
+        "drawn_faces": 150,
+        "steps": 4,
+        "batch_size": 16,
+        "judge_epochs": 1,
+    },
 }
 
 
@@ -43,9 +49,9 @@ def run(name, folder, **parameters):
 
 
 def test_the_course_on_drawn_faces(tmp_path):
-    for name, tiny in TINY.items():
-        text = run(name, tmp_path, **tiny)
-    assert "faces without Smiling" in text
+    texts = {name: run(name, tmp_path, **tiny) for name, tiny in TINY.items()}
+    assert "faces without Smiling" in texts["03_add_a_smile"]
+    assert "wiki's three" in texts["05_which_features"]
     made = {path.name for path in (tmp_path / "build").iterdir()}
     assert {
         "vae.keras",
@@ -53,6 +59,7 @@ def test_the_course_on_drawn_faces(tmp_path):
         "attribute_vectors.h5",
         "add_smile.png",
         "03_smile.png",
+        "05_faces.png",
     } <= made
     pictures = {path.name for path in (tmp_path / "build/pictures").iterdir()}
     assert "reconstructed_000012.png" in pictures
@@ -87,7 +94,9 @@ def test_the_course_on_photos_with_the_real_facenet(
     assert "faces without Smiling" in text
 
 
-@pytest.mark.parametrize("model", ["celeba_dfc_vae", "drawn_faces"])
+@pytest.mark.parametrize(
+    "model", ["celeba_dfc_vae", "celeba_dfc_vae_large", "drawn_faces"]
+)
 def test_the_smile_starts_on_its_own_from_what_ships(tmp_path, model):
     text = run(
         "03_add_a_smile",
