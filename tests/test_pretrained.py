@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 import facevae_keras as fv
 
@@ -14,7 +15,7 @@ FOLDER = pathlib.Path(__file__).resolve().parents[1] / "data" / "pretrained"
 def test_together_at_most_40_megabytes():
     files = [file for file in FOLDER.rglob("*") if file.is_file()]
     names = {file.name for file in files}
-    for name in ("drawn_faces", "celeba_dfc_vae"):
+    for name in ("drawn_faces", "celeba_dfc_vae", "celeba_dfc_vae_large"):
         assert {f"{name}.keras", f"{name}.h5"} <= names
     assert sum(file.stat().st_size for file in files) <= 40e6
 
@@ -50,9 +51,8 @@ def test_the_celeba_vae_draws_faces_and_smiles():
     )
     assert len(latents) > 12_000
     assert vectors.shape == (40, vae.latent_dim)
-    # Where the faces lie is where the prior says, up to the posteriors' width,
-    # and to what the first 2,048 photos, which said so, differ from all.
-    assert np.abs(latents.mean()).max() < 0.15
+    # Where the faces lie is where the prior says, up to the posteriors' width.
+    assert np.abs(latents.mean()).max() < 0.1
     assert (latents.std() < 1.1).all()
     faces = np.clip(vae.decode(latents[:64]), 0, 255)
     random = np.random.default_rng(0)
@@ -96,11 +96,12 @@ def test_a_grown_vae_draws_what_the_small_one_draws(drawn, faces, tmp_path):
     assert difference < 0.15 * np.abs(drawn_small - drawn_small[::-1]).mean()
 
 
-def test_the_celeba_vae_keeps_people_it_has_not_seen(
-    celeba, facenet_checkpoint
+@pytest.mark.parametrize("name", ["celeba_dfc_vae", "celeba_dfc_vae_large"])
+def test_the_celeba_vaes_keep_people_they_have_not_seen(
+    celeba, facenet_checkpoint, name
 ):
-    vae = fv.load_vae(FOLDER / "celeba_dfc_vae.keras")
-    latents, _, _ = fv.load_attributes(FOLDER / "celeba_dfc_vae.h5")
+    vae = fv.load_vae(FOLDER / f"{name}.keras")
+    latents, _, _ = fv.load_attributes(FOLDER / f"{name}.h5")
     images = fv.find_images(celeba)
     held_out = images.drop(latents.index)
     # Nobody of the held-out people is among those it was trained on.
@@ -113,4 +114,4 @@ def test_the_celeba_vae_keeps_people_it_has_not_seen(
     kept = fv.identity_similarity(
         facenet, photos, np.clip(vae.reconstruct(photos), 0, 255)
     )
-    assert kept.mean() > 0.3
+    assert kept.mean() > 0.5
