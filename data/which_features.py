@@ -45,7 +45,7 @@ ROWS = {
     **{layer: {"layers": (layer,)} for layer in SINGLE},
     "wiki's three": {"layers": fv.WIKI_LAYERS},
     "five": {},
-    "nine": {  # the recipe of the VAEs that ship
+    "nine": {  # the layers of the VAEs that ship
         "layers": NINE,
         "weights": (1, 1, 1, 1, 1, 1, 1, 3, 4),
         "size": 127,
