@@ -1,9 +1,11 @@
 """What ships is small and works, without any data set."""
 
+import importlib
 import pathlib
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 
@@ -94,6 +96,39 @@ def test_a_grown_vae_draws_what_the_small_one_draws(drawn, faces, tmp_path):
     shrunk = np.array(fv.losses.scale_images(drawn_large, 64))
     difference = np.abs(shrunk - drawn_small).mean()
     assert difference < 0.15 * np.abs(drawn_small - drawn_small[::-1]).mean()
+
+
+def test_a_taught_encoder_tells_who_it_is(faces, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    teach = importlib.import_module("teach")
+    keras.utils.set_random_seed(0)
+    vae = fv.load_vae(FOLDER / "drawn_faces.keras")
+    decoder = vae.decoder.get_weights()
+    # Eight "embeddings", which have nothing to do with the 32 faces.
+    random = np.random.default_rng(0)
+    who = np.repeat(random.normal(size=(8, 16)), 4, axis=0)
+    who /= np.linalg.norm(who, axis=1, keepdims=True)
+
+    def told():
+        """Cosine with what ridge regression on the other faces tells."""
+        means = vae.encode(faces)[0].reshape(8, 4, -1)
+        cosines = []
+        for face in range(4):
+            others = np.delete(means, face, axis=1).reshape(24, -1)
+            known = others @ others.T + np.eye(24)
+            weights = np.linalg.solve(known, np.repeat(who[::4], 3, axis=0))
+            guess = means[:, face] @ others.T @ weights
+            guess /= np.linalg.norm(guess, axis=1, keepdims=True)
+            cosines.append((guess * who[::4]).sum(axis=1))
+        return np.mean(cosines)
+
+    before, means_before = told(), vae.encode(faces)[0]
+    teach.teach(vae, faces, who)
+    moved = np.square(vae.encode(faces)[0] - means_before).mean()
+    assert told() > before + 0.3
+    assert moved < np.square(means_before).mean()
+    for old, new in zip(decoder, vae.decoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 @pytest.mark.parametrize("name", ["celeba_dfc_vae", "celeba_dfc_vae_large"])
