@@ -44,6 +44,7 @@ ROWS = {
     "pixels": {"layers": ("pixels",)},
     **{layer: {"layers": (layer,)} for layer in SINGLE},
     "wiki's three": {"layers": fv.WIKI_LAYERS},
+    "wiki's recipe": {"recipe": "wiki", "size": 160},
     "five": {},
     "nine": {  # the layers of the VAEs that ship
         "layers": NINE,
@@ -74,10 +75,14 @@ def train(row, photos, facenet):
     keras.utils.set_random_seed(SEED)
     keras.config.set_dtype_policy(fv.fastest_precision())
     layers = row.get("layers", FIVE)
+    wiki = row.get("recipe") == "wiki"
     vae = fv.FaceVAE(
         row.get("architecture", "dfc_vae"), beta=row.get("beta", BETA)
     )
-    if layers == ("pixels",):
+    if wiki:
+        vae.beta = 64.0  # 0.5 for the sum over a batch of 128
+        loss = fv.PerceptualLoss(facenet)
+    elif layers == ("pixels",):
         small = np.asarray(fv.losses.scale_images(photos[:512] * 1.0, 64))
         vae.beta /= small.var(axis=0).sum()
         loss = fv.PixelLoss()
@@ -96,7 +101,7 @@ def train(row, photos, facenet):
         warmup_target=LEARNING_RATE,
         warmup_steps=STEPS // 10,
     )
-    vae.compile(keras.optimizers.Adam(schedule), loss=loss)
+    vae.compile(keras.optimizers.Adam(2e-4 if wiki else schedule), loss=loss)
     batches = fv.photo_batches(photos, BATCH_SIZE, flip=True, seed=SEED)
     start = time.process_time()
     vae.fit(batches, steps_per_epoch=STEPS, shuffle=False, verbose=2)

@@ -131,9 +131,11 @@ def test_a_taught_encoder_tells_who_it_is(faces, monkeypatch):
         np.testing.assert_array_equal(old, new)
 
 
-@pytest.mark.parametrize("name", ["celeba_dfc_vae", "celeba_dfc_vae_large"])
+@pytest.mark.parametrize(
+    "name, least", [("celeba_dfc_vae", 0.58), ("celeba_dfc_vae_large", 0.63)]
+)
 def test_the_celeba_vaes_keep_people_they_have_not_seen(
-    celeba, facenet_checkpoint, name
+    celeba, facenet_checkpoint, name, least
 ):
     vae = fv.load_vae(FOLDER / f"{name}.keras")
     latents, _, _ = fv.load_attributes(FOLDER / f"{name}.h5")
@@ -149,4 +151,4 @@ def test_the_celeba_vaes_keep_people_they_have_not_seen(
     kept = fv.identity_similarity(
         facenet, photos, np.clip(vae.reconstruct(photos), 0, 255)
     )
-    assert kept.mean() > 0.5
+    assert kept.mean() > least
