@@ -44,7 +44,13 @@ ROWS = {
     "pixels": {"layers": ("pixels",)},
     **{layer: {"layers": (layer,)} for layer in SINGLE},
     "wiki's three": {"layers": fv.WIKI_LAYERS},
-    "wiki's recipe": {"recipe": "wiki", "size": 160},
+    "wiki's recipe": {
+        "layers": fv.WIKI_LAYERS,
+        "equalize": False,
+        "size": 160,
+        "beta": 64.0,  # 0.5 for the sum over a batch of 128
+        "learning_rate": 2e-4,
+    },
     "five": {},
     "nine": {  # the layers of the VAEs that ship
         "layers": NINE,
@@ -75,17 +81,15 @@ def train(row, photos, facenet):
     keras.utils.set_random_seed(SEED)
     keras.config.set_dtype_policy(fv.fastest_precision())
     layers = row.get("layers", FIVE)
-    wiki = row.get("recipe") == "wiki"
     vae = fv.FaceVAE(
         row.get("architecture", "dfc_vae"), beta=row.get("beta", BETA)
     )
-    if wiki:
-        vae.beta = 64.0  # 0.5 for the sum over a batch of 128
-        loss = fv.PerceptualLoss(facenet)
-    elif layers == ("pixels",):
+    if layers == ("pixels",):
         small = np.asarray(fv.losses.scale_images(photos[:512] * 1.0, 64))
         vae.beta /= small.var(axis=0).sum()
         loss = fv.PixelLoss()
+    elif not row.get("equalize", True):
+        loss = fv.PerceptualLoss(facenet, layers, row["size"])
     else:
         weights = np.array(row.get("weights", [1] * len(layers)))
         loss = fv.PerceptualLoss(
@@ -101,7 +105,8 @@ def train(row, photos, facenet):
         warmup_target=LEARNING_RATE,
         warmup_steps=STEPS // 10,
     )
-    vae.compile(keras.optimizers.Adam(2e-4 if wiki else schedule), loss=loss)
+    learning_rate = row.get("learning_rate", schedule)
+    vae.compile(keras.optimizers.Adam(learning_rate), loss=loss)
     batches = fv.photo_batches(photos, BATCH_SIZE, flip=True, seed=SEED)
     start = time.process_time()
     vae.fit(batches, steps_per_epoch=STEPS, shuffle=False, verbose=2)

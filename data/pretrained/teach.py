@@ -26,10 +26,9 @@ STAY = 0.3
 
 
 def embeddings(facenet, paths):
-    """Who is on the photos: (n, 512), each of length 1."""
+    """Who is on the photos: (n, 512)."""
     photos, _ = fv.load_photos(paths, 160, CROP)
-    found = facenet.predict(photos, batch_size=128, verbose=2)
-    return found / np.linalg.norm(found, axis=1, keepdims=True)
+    return facenet.predict(photos, batch_size=128, verbose=2)
 
 
 def jitter():
@@ -51,15 +50,14 @@ def teach(vae, photos, targets):
     means_of = keras.Model(
         vae.encoder.input, vae.encoder.outputs[0], name="means_of"
     )
-    before = keras.models.clone_model(means_of)
-    before.set_weights(means_of.get_weights())
-    before = keras.Model(before.input, before.output, name="before")
+    before = keras.models.clone_model(vae.encoder)
+    before.set_weights(vae.encoder.get_weights())
     before.trainable = False
 
     images = keras.Input(photos.shape[1:])
     jittered = jitter()(images)
     means = means_of(jittered)
-    means_before = before(jittered, training=False)
+    means_before, _ = before(jittered, training=False)
     student = keras.Model(
         images,
         {
