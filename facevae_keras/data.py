@@ -395,7 +395,9 @@ def _index_batches(count, batch_size, flip, steps_per_launch, seed):
                 steps = []
 
 
-def photo_batches(photos, batch_size, flip=False, seed=666, warped_size=None):
+def photo_batches(
+    photos, batch_size, flip=False, seed=666, warped_size=None, blend=False
+):
     """Batches of photos for `fit`, without end, on every Keras backend.
 
     Args:
@@ -406,6 +408,9 @@ def photo_batches(photos, batch_size, flip=False, seed=666, warped_size=None):
             differently every time, and takes so many pixels around its
             centre: longer chins, wider eyes, other people. What is learnt
             from few people then serves more of those who are not among them.
+        blend: gives half of the photos, in spots that are drawn anew every
+            time, the face of the next photo: one's eyes and another's mouth
+            make a third person. To the same end.
 
     Yields:
         Tuples of one uint8 array (batch_size, height, width, 3).
@@ -426,9 +431,11 @@ def photo_batches(photos, batch_size, flip=False, seed=666, warped_size=None):
         )
     drawn = index_batches(len(photos), batch_size, flip, seed=seed)
     batches = (_take(photos, indices[0]) for (indices,) in drawn)
+    random = np.random.default_rng(seed)
     if warped_size is not None:
-        random = np.random.default_rng(seed)
         batches = (_warp_all(batch, warped_size, random) for batch in batches)
+    if blend:
+        batches = (_blend_half(batch, random) for batch in batches)
     return ((batch,) for batch in batches)
 
 
@@ -465,6 +472,42 @@ def _warp(photo, size, random, cells=4):
     return Image.fromarray(photo).transform(
         (size, size), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
     )
+
+
+def _blend_half(photos, random):
+    """Every second photo gets parts of the one after it."""
+    blended = photos.copy()
+    for i in range(0, len(photos) - 1, 2):
+        blended[i] = blend_faces(photos[i], photos[i + 1], random)
+    return blended
+
+
+def blend_faces(face, other, random):
+    """Gives a face soft-edged spots of another one, in its own colours.
+
+    Args:
+        face, other: photos (size, size, 3), uint8, whose eyes and mouths are
+            at the same places, as in CelebA's aligned photos.
+        random: a NumPy generator, which draws the spots.
+
+    Returns:
+        uint8 array (size, size, 3).
+    """
+    size = len(face)
+    middle = slice(size // 4, size - size // 4)
+    mean, other_mean = (x[middle, middle].mean((0, 1)) for x in (face, other))
+    spread, other_spread = (
+        x[middle, middle].std((0, 1)) + 1 for x in (face, other)
+    )
+    recolored = (other - other_mean) / other_spread * spread + mean
+    cells = random.integers(2, 6)  # from halves of a face to an eye
+    spots = Image.fromarray(
+        random.standard_normal((cells, cells)).astype("float32")
+    ).resize((size, size), Image.Resampling.BICUBIC)
+    height = np.asarray(spots)[..., None] + random.normal(scale=0.5)
+    share = 1 / (1 + np.exp(-6 * height))
+    mixed = share * face + (1 - share) * recolored
+    return np.clip(mixed, 0, 255).astype("uint8")
 
 
 def image_dataset(

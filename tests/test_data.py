@@ -352,3 +352,29 @@ def test_warped_photos_are_bent_a_little_and_differently(faces):
     assert distance(first[passes[0].argsort()], second[passes[1].argsort()]) > 1
     with pytest.raises(ValueError, match="64 pixels have no room .* of 65"):
         fv.photo_batches(photos, 4, warped_size=65)
+
+
+def test_every_second_photo_gets_parts_of_the_next_one(faces):
+    batches = fv.photo_batches(faces[:6], 6, seed=1, blend=True)
+    (plain,) = next(fv.photo_batches(faces[:6], 6, seed=1))
+    (blended,), (later,) = next(batches), next(batches)
+    assert blended.shape == plain.shape and blended.dtype == "uint8"
+    np.testing.assert_array_equal(blended[1::2], plain[1::2])
+    for mixed, face in zip(blended[::2], plain[::2], strict=True):
+        changed = np.abs(mixed.astype(int) - face).max(axis=-1) > 8
+        assert 0.02 < changed.mean() < 0.98
+    assert not np.array_equal(later, blended)
+
+
+def test_a_blend_is_the_other_face_in_spots_and_the_colours_of_the_first():
+    random = np.random.default_rng(0)
+    texture = random.integers(-40, 40, (64, 64, 3))
+    face = np.uint8([200, 120, 60] + texture)
+    other = np.uint8([90, 120, 160] + texture[::-1, ::-1])
+    shares = []
+    for _ in range(20):
+        mixed = fv.data.blend_faces(face, other, random)
+        # In both the texture is around the first one's colour.
+        assert np.abs(mixed.mean((0, 1)) - [200, 120, 60]).max() < 6
+        shares.append((np.abs(mixed.astype(int) - face) <= 2).mean())
+    assert min(shares) < 0.4 and max(shares) > 0.6

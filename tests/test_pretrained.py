@@ -101,6 +101,8 @@ def test_a_grown_vae_draws_what_the_small_one_draws(drawn, faces, tmp_path):
 def test_a_taught_encoder_tells_who_it_is(faces, monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     teach = importlib.import_module("teach")
+    monkeypatch.setattr(teach, "STEPS", 45)
+    monkeypatch.setattr(teach, "BATCH_SIZE", 32)
     keras.utils.set_random_seed(0)
     vae = fv.load_vae(FOLDER / "drawn_faces.keras")
     decoder = vae.decoder.get_weights()
@@ -129,6 +131,21 @@ def test_a_taught_encoder_tells_who_it_is(faces, monkeypatch):
     assert moved < np.square(means_before).mean()
     for old, new in zip(decoder, vae.decoder.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
+
+
+def test_teaching_asks_facenet_about_the_photos_as_they_became(
+    faces, monkeypatch
+):
+    monkeypatch.syspath_prepend(FOLDER)
+    teach = importlib.import_module("teach")
+    monkeypatch.setattr(teach, "VIEWS", 36)
+    colours = keras.Sequential(
+        [keras.Input((57, 57, 3)), keras.layers.GlobalAveragePooling2D()]
+    )
+    views, targets = teach.view_and_judge(colours, faces[:18], 32, 18)
+    assert views.shape == (36, 32, 32, 3) and views.dtype == "uint8"
+    np.testing.assert_allclose(views.mean((1, 2)), targets, atol=1)
+    assert len(np.unique(views.reshape(36, -1), axis=0)) == 36
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,17 @@
 FaceNet's embedding of a photo says who it is. Here the encoder learns to put
 that into the latent means, so that a linear layer on top of them, which is
 thrown away afterwards, can tell the embedding (distillation, Hinton et al.
-2015, arXiv 1503.02531). No face is decoded and FaceNet sees every photo of the
-folder CELEBA once, so that a step takes a fraction of one with the perceptual
-loss, by which the decoder then has to learn to use what is new.
+2015, arXiv 1503.02531). No face is decoded, so that a step takes a fraction of
+one with the perceptual loss, by which the decoder then has to learn to use
+what is new.
+
+A few thousand people would be learnt by heart. So the photos of the folder
+CELEBA are bent, and half of them are given parts of another face, and FaceNet
+says of each what it has become (the patience is from Beyer et al. 2022, arXiv
+2106.05237).
 """
 
+import itertools
 import sys
 
 import keras
@@ -17,35 +23,31 @@ import numpy as np
 from keras import layers
 
 import facevae_keras as fv
+from facevae_keras.losses import scale_images
 
 CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # as in the VAEs' training
-BATCH_SIZE, EPOCHS, LEARNING_RATE = 64, 45, 2e-3
+MARGIN = 9 / 8  # room around a photo, to be bent
+VIEWS, STEPS, BATCH_SIZE, LEARNING_RATE = 60_000, 5000, 64, 2e-3
 # Weight of what the latent means move by, squared, against 1 - cosine: they are
 # to stay what the decoder knows.
 STAY = 0.3
 
 
-def embeddings(facenet, paths):
-    """Who is on the photos: (n, 512)."""
-    photos, _ = fv.load_photos(paths, 160, CROP)
-    return facenet.predict(photos, batch_size=128, verbose=2)
-
-
-def jitter():
-    """Other photos of the same person, nearly."""
-    return keras.Sequential(
-        [
-            layers.RandomFlip("horizontal"),
-            layers.RandomRotation(0.015, "reflect"),
-            layers.RandomZoom((-0.1, 0.1), (-0.1, 0.1), "reflect"),
-            layers.RandomTranslation(0.03, 0.03, "reflect"),
-            layers.RandomBrightness(0.08),
-            layers.RandomContrast(0.12, value_range=(0, 255)),
-        ]
+def view_and_judge(facenet, photos, image_size, batch_size=125):
+    """Bent and blended photos, uint8, and FaceNet's embeddings of them."""
+    bent_size = round(photos.shape[1] / MARGIN)
+    batches = fv.photo_batches(
+        photos, batch_size, True, SEED, bent_size, blend=True
     )
+    views, targets = [], []
+    for (batch,) in itertools.islice(batches, VIEWS // batch_size):
+        targets.append(facenet.predict_on_batch(batch))
+        small = scale_images(batch.astype("float32"), image_size)
+        views.append(np.uint8(np.round(small)))
+    return np.concatenate(views), np.concatenate(targets)
 
 
-def teach(vae, photos, targets):
+def teach(vae, views, targets):
     """Changes the weights of the encoder; see the top of this file."""
     means_of = keras.Model(
         vae.encoder.input, vae.encoder.outputs[0], name="means_of"
@@ -54,10 +56,11 @@ def teach(vae, photos, targets):
     before.set_weights(vae.encoder.get_weights())
     before.trainable = False
 
-    images = keras.Input(photos.shape[1:])
-    jittered = jitter()(images)
-    means = means_of(jittered)
-    means_before, _ = before(jittered, training=False)
+    images = keras.Input(views.shape[1:])
+    lit = layers.RandomBrightness(0.08)(images)
+    lit = layers.RandomContrast(0.12, value_range=(0, 255))(lit)
+    means = means_of(lit)
+    means_before, _ = before(lit, training=False)
     student = keras.Model(
         images,
         {
@@ -65,24 +68,23 @@ def teach(vae, photos, targets):
             "moved": layers.Subtract(name="moved")([means, means_before]),
         },
     )
-    steps = EPOCHS * -(-len(photos) // BATCH_SIZE)
     schedule = keras.optimizers.schedules.CosineDecay(
         LEARNING_RATE / 100,
-        steps - steps // 30,
+        STEPS - STEPS // 30,
         warmup_target=LEARNING_RATE,
-        warmup_steps=steps // 30,
+        warmup_steps=STEPS // 30,
     )
     student.compile(
         keras.optimizers.Adam(schedule),
         loss={"who": "cosine_similarity", "moved": "mean_squared_error"},
         loss_weights={"who": 1.0, "moved": STAY},
     )
-    still = np.zeros((len(photos), vae.latent_dim), "float32")
+    still = np.zeros((len(views), vae.latent_dim), "float32")
     student.fit(
-        photos,
+        views,
         {"who": targets, "moved": still},
         batch_size=BATCH_SIZE,
-        epochs=EPOCHS,
+        epochs=round(STEPS * BATCH_SIZE / len(views)),
         verbose=2,
     )
 
@@ -93,6 +95,8 @@ if __name__ == "__main__":
     vae = fv.load_vae(source)
     facenet = fv.load_facenet(facenet)
     training, _ = fv.split_images(fv.find_images(celeba), HELD_OUT, SEED)
-    photos, names = fv.load_photos(training["path"], vae.image_size, CROP)
-    teach(vae, photos, embeddings(facenet, training.loc[names, "path"]))
+    photos, _ = fv.load_photos(
+        training["path"], round(160 * MARGIN), CROP * MARGIN
+    )
+    teach(vae, *view_and_judge(facenet, photos, vae.image_size))
     vae.save(target)
