@@ -1,4 +1,5 @@
 import h5py
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +9,8 @@ import facevae_keras as fv
 
 @pytest.fixture(scope="module")
 def vae():
+    # Seeded: some untrained encoders give large latents, and these round more.
+    keras.utils.set_random_seed(0)
     return fv.FaceVAE("dfc_vae", latent_dim=8)
 
 
@@ -43,9 +46,7 @@ def test_batch_size_does_not_change_latents(vae, drawn):
     one = fv.encode_images(vae, paths, batch_size=1)
     all_at_once = fv.encode_images(vae, paths, batch_size=128)
     assert one.index[0] == "000001.jpg"
-    # Rounding: the latents of an untrained encoder deviate by about 12, and in
-    # one of ten of them 1e-4 is exceeded.
-    np.testing.assert_allclose(one, all_at_once, atol=1e-3)
+    np.testing.assert_allclose(one, all_at_once, atol=1e-4)
 
 
 def test_unreadable_photos_are_left_out_and_named(vae, drawn, tmp_path):

@@ -23,7 +23,6 @@ import numpy as np
 from keras import layers
 
 import facevae_keras as fv
-from facevae_keras.losses import scale_images
 
 CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # as in the VAEs' training
 MARGIN = 9 / 8  # room around a photo, to be bent
@@ -42,7 +41,7 @@ def view_and_judge(facenet, photos, image_size, batch_size=125):
     views, targets = [], []
     for (batch,) in itertools.islice(batches, VIEWS // batch_size):
         targets.append(facenet.predict_on_batch(batch))
-        small = scale_images(batch.astype("float32"), image_size)
+        small = fv.losses.scale_images(batch.astype("float32"), image_size)
         views.append(np.uint8(np.round(small)))
     return np.concatenate(views), np.concatenate(targets)
 
