@@ -2,7 +2,7 @@
 # make test       set up, then run the tests
 # make lab        set up, then open the notebooks in JupyterLab
 # make notebooks  make tutorial, and store its outputs in notebooks/; what ships
-#                 in data/pretrained/ and the pictures come from that run
+#                 in facevae_keras/pretrained/ and the pictures come from that run
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -37,9 +37,9 @@ notebooks: tutorial
 	  --ClearMetadataPreprocessor.enabled=True \
 	  --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
 	  --ClearMetadataPreprocessor.clear_notebook_metadata=False build/0*.ipynb
-	mkdir -p notebooks/images data/pretrained
+	mkdir -p notebooks/images
 	cp build/0*.png notebooks/images/
-	$(BIN)/python data/pretrained/ship.py build drawn_faces
+	$(BIN)/python recipes/ship.py build drawn_faces
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

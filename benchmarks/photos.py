@@ -17,7 +17,7 @@ import time
 import numpy as np
 
 import facevae_keras as fv
-from facevae_keras.data import read_batches
+from facevae_keras.batches import read_batches
 
 
 def seconds(function):

@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops
 
 import facevae_keras as fv
-from facevae_keras.architectures import UpsamplingConv2D
+from facevae_keras.layers import UpsamplingConv2D
 
 
 class BaselineLoss(keras.losses.Loss):

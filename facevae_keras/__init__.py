@@ -13,16 +13,25 @@ from facevae_keras.attributes import (
     save_attributes,
     sum_attributes,
 )
-from facevae_keras.callbacks import ReconstructionPictures, StopOnNaN
-from facevae_keras.data import (
-    find_images,
+from facevae_keras.backends import fastest_precision
+from facevae_keras.batches import (
     image_dataset,
     index_batches,
     load_photos,
     photo_batches,
-    read_attributes,
     read_photo,
-    split_images,
+)
+from facevae_keras.callbacks import (
+    ReconstructionPictures,
+    StopOnNaN,
+    check_parameters,
+)
+from facevae_keras.data import find_images, read_attributes, split_images
+from facevae_keras.edits import (
+    attribute_classifier,
+    dose_curve,
+    edit_figures,
+    train_probe,
 )
 from facevae_keras.facenet import (
     ENDPOINTS,
@@ -30,20 +39,15 @@ from facevae_keras.facenet import (
     feature_extractor,
     load_facenet,
 )
+from facevae_keras.layers import scale_images
 from facevae_keras.losses import PerceptualLoss, PixelLoss, kl_divergence
 from facevae_keras.metrics import (
     active_dimensions,
-    attribute_classifier,
-    dose_curve,
-    edit_figures,
     identity_similarity,
     kernel_distance,
     perceptual_distances,
     reconstruction_figures,
-    train_probe,
 )
-from facevae_keras.parameters import check_parameters
 from facevae_keras.plotting import face_grid, save_picture, show_faces
-from facevae_keras.precision import fastest_precision
 from facevae_keras.synthetic import write_synthetic_dataset
 from facevae_keras.vae import FaceVAE, load_vae

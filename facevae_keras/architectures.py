@@ -9,83 +9,19 @@ variables (see `checkpoints`).
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
-# Mean and variance of RGB values 0..255 with which the original programs
-# standardise images for the VAE, and for the FaceNet that judges it.
-RGB_MEAN = (134.10714722, 102.52040863, 87.15436554)
-RGB_VARIANCE = (3941.30175781, 2856.94287109, 2519.35791016)
+from facevae_keras.layers import RGB_MEAN, RGB_VARIANCE, UpsamplingConv2D
 
 
 def _initial_weights():
     # A new object for each layer: one shared by all would give all of them
     # the same random numbers.
     return keras.initializers.TruncatedNormal(stddev=0.1)
-
-
-# Row i is what pixel i of the enlarged image's 4x4 neighbourhood gets from the
-# three rows (or columns) of a 3x3 kernel, when each old pixel is written twice.
-_KERNEL_OF_DOUBLED_PIXELS = np.array(
-    [[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype="float32"
-)
-
-
-@functools.cache
-def _transposed_convolutions_are_fast():
-    """Everywhere but under JAX on a processor: half the speed, measured."""
-    if keras.backend.backend() != "jax":
-        return True
-    import jax
-
-    return jax.default_backend() != "cpu"
-
-
-@keras.saving.register_keras_serializable(package="facevae_keras")
-class UpsamplingConv2D(layers.Conv2D):
-    """Nearest-neighbour upsampling to twice the size, then a 3x3 convolution.
-
-    Both are linear, so that together they are one transposed convolution of
-    stride 2, whose 4x4 kernel is a sum of shifted copies of the 3x3 one. That
-    never makes the enlarged input, and takes 4 instead of 9 products for each
-    value: 1.4 to 4 times as fast on a CPU. The weights are those of the 3x3
-    convolution; there is no bias. Only training does so: inference takes the
-    two in turn, whose sums round as the original's do.
-    """
-
-    def __init__(self, filters, **kwargs):
-        super().__init__(filters, 3, padding="same", use_bias=False, **kwargs)
-
-    def call(self, inputs, training=None):
-        if not training or not _transposed_convolutions_are_fast():
-            rows = ops.repeat(inputs, 2, axis=1)
-            return super().call(ops.repeat(rows, 2, axis=2))
-        # The sums of the kernel's values are taken in float32.
-        shifts = _KERNEL_OF_DOUBLED_PIXELS
-        kernel = ops.cast(self.kernel, "float32")
-        kernel = ops.einsum("yi,ijcf->yjcf", shifts, kernel)
-        kernel = ops.einsum("xj,yjcf->yxfc", shifts, kernel)
-        kernel = ops.cast(kernel, inputs.dtype)
-        return ops.conv_transpose(inputs, kernel, strides=2, padding="same")
-
-    def compute_output_shape(self, input_shape):
-        batch, height, width, _ = input_shape
-        return (
-            batch,
-            None if height is None else 2 * height,
-            None if width is None else 2 * width,
-            self.filters,
-        )
-
-    def get_config(self):
-        config = super().get_config()
-        for fixed in ("kernel_size", "padding", "use_bias"):
-            del config[fixed]
-        return config
 
 
 def _normalize(x, scope, activation=True):

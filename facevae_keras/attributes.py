@@ -1,6 +1,5 @@
 """Attributes as directions in latent space: find them, keep them, use them."""
 
-import pathlib
 import warnings
 
 import h5py
@@ -8,8 +7,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-from facevae_keras.data import file_names, read_batches
-from facevae_keras.files import written_whole
+from facevae_keras.batches import file_names, read_batches
+from facevae_keras.files import find_pretrained, written_whole
 
 
 def encode_images(vae, paths, crop=1.0, batch_size=128):
@@ -166,6 +165,7 @@ def sum_attributes(vae, paths, attributes, crop=1.0, batch_size=128):
     Returns:
         `AttributeSums`.
     """
+    attributes = _without_identity(attributes)
     sums = AttributeSums(attributes.columns, vae.latent_dim)
     for names, latents in _encoded_batches(vae, paths, crop, batch_size):
         labelled = names.isin(attributes.index)
@@ -181,7 +181,8 @@ def attribute_vectors(latents, attributes):
     Args:
         latents: DataFrame from `encode_images`, indexed by file name.
         attributes: DataFrame from `read_attributes`, indexed by file name;
-            joined on the name, whatever the order.
+            joined on the name, whatever the order. A column `identity` is no
+            attribute and is left out.
 
     Returns:
         `pandas.DataFrame` indexed by attribute, one row of float32 each. An
@@ -197,6 +198,7 @@ def attribute_vectors(latents, attributes):
     >>> vectors.loc["Smiling"]
     """
     names = _labelled_names(latents, attributes)
+    attributes = _without_identity(attributes)
     sums = AttributeSums(attributes.columns, latents.shape[1])
     sums.update(latents.loc[names], attributes.loc[names])
     return sums.vectors()
@@ -372,7 +374,8 @@ def save_attributes(path, latents, attributes, vectors):
 
     The layout of the original programs: `latent_vars` (n x latent_dim),
     `attributes` (n x 40), `fields` (40 names), `attribute_vectors` (40 x
-    latent_dim, float32); and `filenames` (n names), which they did not keep.
+    latent_dim, float32); and two that they did not keep: `filenames` (n names)
+    and, where the labels have a column `identity`, `identities` (n names).
 
     Args:
         path: the file to write.
@@ -384,6 +387,10 @@ def save_attributes(path, latents, attributes, vectors):
     names = latents.index.intersection(attributes.index, sort=False)
     fields = list(vectors.index)
     text = h5py.string_dtype()
+    identities = []
+    if "identity" in attributes:
+        people = attributes.loc[names, "identity"].astype("str")
+        identities.append(("identities", people.tolist(), text))
     with written_whole(path) as unfinished, h5py.File(unfinished, "w") as file:
         for key, data, dtype in (
             ("latent_vars", latents.loc[names].to_numpy(), "float32"),
@@ -391,22 +398,25 @@ def save_attributes(path, latents, attributes, vectors):
             ("attribute_vectors", vectors.to_numpy(), "float32"),
             ("fields", fields, text),
             ("filenames", list(names), text),
+            *identities,
         ):
             file.create_dataset(
                 key, data=data, dtype=dtype, compression="gzip", shuffle=True
             )
 
 
-def load_attributes(path):
+def load_attributes(source):
     """Reads what `save_attributes` or the original programs wrote.
 
     Args:
-        path: the HDF5 file.
+        source: the HDF5 file, or the name of a VAE that ships, as for
+            `load_vae`.
 
     Returns:
         Three DataFrames: latents, attributes and vectors, as they are given to
-        `save_attributes`. Files of the original have no file names; their
-        photos are numbered from 0.
+        `save_attributes`. Where the file says who is on each photo, attributes
+        end with a column of strings, `identity`. Files of the original have no
+        file names; their photos are numbered from 0.
 
     Raises:
         FileNotFoundError: no such file.
@@ -414,9 +424,9 @@ def load_attributes(path):
 
     Example:
 
-    >>> latents, attributes, vectors = fv.load_attributes("vectors.h5")
+    >>> latents, attributes, vectors = fv.load_attributes("celeba_dfc_vae")
     """
-    path = pathlib.Path(path)
+    path = find_pretrained(source, ".h5")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     keys = ("latent_vars", "attributes", "fields", "attribute_vectors")
@@ -448,9 +458,14 @@ def load_attributes(path):
         index = pd.Index(_to_text(found["filenames"]), name="filename")
     else:
         index = pd.RangeIndex(len(latents), name="filename")
+    labels = pd.DataFrame(
+        attributes.astype("int8"), index=index, columns=fields
+    )
+    if "identities" in found:
+        labels["identity"] = _to_text(found["identities"])
     return (
         pd.DataFrame(latents.astype("float32"), index=index),
-        pd.DataFrame(attributes.astype("int8"), index=index, columns=fields),
+        labels,
         pd.DataFrame(
             vectors.astype("float32"),
             index=pd.Index(fields, name="attribute"),
@@ -474,6 +489,11 @@ def _labelled_names(latents, attributes):
             stacklevel=3,
         )
     return names
+
+
+def _without_identity(attributes):
+    """Labels alone, without the column that says who is on each photo."""
+    return attributes.drop(columns="identity", errors="ignore")
 
 
 def _columns(attributes, names):

@@ -6,16 +6,27 @@ it for faces (Schroff et al. 2015, arXiv 1503.03832).
 """
 
 import functools
-import pathlib
 import zlib
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import layers
 
-from facevae_keras import checkpoints, conversion, downloads, facenet_names
-from facevae_keras.architectures import RGB_MEAN, RGB_VARIANCE
-from facevae_keras.stored_arrays import StoredArray, clear_errors
+from facevae_keras.files import pretrained_file
+from facevae_keras.layers import (
+    RGB_MEAN,
+    RGB_VARIANCE,
+    PerImageStandardization,
+)
+from facevae_keras.weights import (
+    conversion,
+    downloads,
+    facenet_names,
+)
+from facevae_keras.weights import (
+    open as weight_files,
+)
+from facevae_keras.weights.stored_arrays import StoredArray, clear_errors
 
 ENDPOINTS = (
     "Conv2d_1a_3x3",
@@ -38,10 +49,7 @@ ENDPOINTS = (
 # The three layers that the facenet wiki compares photo and reconstruction by.
 WIKI_LAYERS = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3")
 
-# The stem that ships: everything through this layer, see `load_facenet`.
-_BUILT_IN_FILE = (
-    pathlib.Path(__file__).parents[1] / "data/pretrained/facenet_stem.keras"
-)
+# Where the stem that ships ends, see `load_facenet`.
 _BUILT_IN_END = "Conv2d_4b_3x3"
 
 _SCOPE = facenet_names.SCOPE
@@ -76,9 +84,9 @@ def load_facenet(source, standardization=None):
             - a `.keras` file of a model that this function returned;
             - `"built-in"`: FaceNet's stem, the layers through Conv2d_4b_3x3,
               as trained for this project on 12,582 photos of CelebA
-              (data/pretrained/train_stem.py). It knows what parts a face has,
-              but not who it is: a model of these layers alone, which returns
-              the last one's features, and no embedding;
+              (recipes/train_stem.py). A model of these layers alone,
+              which returns the last one's features and no embedding: it
+              can't compare identities;
             - `"seeded"`: no training at all, but random weights of sensible
               size that are the same everywhere. Random convolutions still
               compare edges and textures, so they will do for a first
@@ -97,8 +105,8 @@ def load_facenet(source, standardization=None):
         to embeddings (n, 512) (or 128), not normalised. The usual size is
         160x160; other sizes work where the layers allow. Every name in
         `ENDPOINTS` is `model.get_layer(name).output`. Unless seeded, its
-        attribute `conversion` says what was read and how the conversion was
-        tested: a `conversion.ConversionReport`, for `print`.
+        attribute `conversion` says what was read, for `print`: a
+        `weights.conversion.ConversionReport`.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -126,7 +134,7 @@ def load_facenet(source, standardization=None):
         return _seeded_facenet(standardization or "fixed")
     if source == "built-in":
         return _built_in_stem(standardization or "fixed")
-    file = checkpoints.open_weights(downloads.find_published(source))
+    file = weight_files.open_weights(downloads.find_published(source))
     embedding_size = _embedding_size(file)
     model = _inception_resnet_v1(
         embedding_size,
@@ -137,16 +145,11 @@ def load_facenet(source, standardization=None):
 
 def _fill(model, file):
     """Gives a network, or its first layers, the weights of a file."""
-    variables = checkpoints.original_names(model, _SCOPE)
+    variables = weight_files.original_names(model, _SCOPE)
     with clear_errors(file.source):
         arrays, used = facenet_names.original_arrays(file, variables)
     conversion.assign_arrays(variables, arrays, file.source)
-    model.conversion = conversion.conversion_report(
-        file,
-        variables,
-        used,
-        lambda scope: facenet_names.layer_response(file, scope, variables),
-    )
+    model.conversion = conversion.conversion_report(file, variables, used)
     return model
 
 
@@ -179,21 +182,17 @@ def _own_standardization(file, embedding_size):
 
 def _built_in_stem(standardization):
     """FaceNet as far as it was trained for this project, see data/README.md."""
-    if not _BUILT_IN_FILE.is_file():
-        raise FileNotFoundError(
-            f"{_BUILT_IN_FILE}: not there; the built-in weights lie in a clone "
-            "of the repository, from which the package must be installed "
-            "(pip install -e .)"
-        )
     model = _inception_resnet_v1(512, standardization)
     end = model.get_layer(_BUILT_IN_END).output
     stem = keras.Model(model.input, end, name=_SCOPE)
-    return _fill(stem, checkpoints.open_weights(_BUILT_IN_FILE))
+    return _fill(
+        stem, weight_files.open_weights(pretrained_file("facenet_stem.keras"))
+    )
 
 
 def _seeded_facenet(standardization):
     model = _inception_resnet_v1(512, standardization)
-    variables = checkpoints.original_names(model, _SCOPE)
+    variables = weight_files.original_names(model, _SCOPE)
     arrays = {
         name: StoredArray(
             tuple(variable.shape),
@@ -317,22 +316,6 @@ def _standardization_layer(name):
             mean=RGB_MEAN, variance=RGB_VARIANCE, name=name
         )
     return PerImageStandardization(name=name)
-
-
-@keras.saving.register_keras_serializable(package="facevae_keras")
-class PerImageStandardization(layers.Layer):
-    """Gives every image mean 0 and deviation 1, as the 2017 FaceNet expects.
-
-    An image of one colour is divided by `1 / sqrt(values)`, not by 0.
-    """
-
-    def call(self, images):
-        images = ops.cast(images, "float32")  # half a float can't sum so many
-        mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
-        deviation = ops.std(images, axis=(1, 2, 3), keepdims=True)
-        values = ops.cast(ops.prod(ops.shape(images)[1:]), images.dtype)
-        deviation = ops.maximum(deviation, 1 / ops.sqrt(values))
-        return ops.cast((images - mean) / deviation, self.compute_dtype)
 
 
 def _batch_norm(scope):

@@ -1,8 +1,10 @@
-"""Writing a file so that a stopped program never leaves half of it."""
+"""Files that are written whole, and the files that ship with the package."""
 
 import contextlib
 import os
 import pathlib
+
+_PRETRAINED = pathlib.Path(__file__).parent / "pretrained"
 
 
 @contextlib.contextmanager
@@ -24,3 +26,43 @@ def written_whole(path):
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def pretrained_file(name):
+    """The path of a file that ships with the package.
+
+    Args:
+        name: file name, such as `"celeba_dfc_vae.keras"`.
+
+    Returns:
+        Its `pathlib.Path`, whether or not there is such a file.
+    """
+    return _PRETRAINED / name
+
+
+def find_pretrained(source, suffix):
+    """Turns the name of something that ships into the path of its file.
+
+    Args:
+        source: a name, such as `"celeba_dfc_vae"`, or a path.
+        suffix: of the files that ship, such as `".keras"`.
+
+    Returns:
+        `pathlib.Path`: of the file that ships if there is one of that name,
+        and nothing in the current folder begins with it; else the path.
+
+    Raises:
+        FileNotFoundError: a bare name of nothing; lists the names that ship.
+    """
+    path = pathlib.Path(source)
+    is_name = str(source) == path.stem
+    if not is_name or list(path.parent.glob(f"{path.name}*")):
+        return path
+    shipped = pretrained_file(f"{source}{suffix}")
+    if shipped.is_file():
+        return shipped
+    names = sorted(file.stem for file in _PRETRAINED.glob("*.h5"))
+    raise FileNotFoundError(
+        f"{source}: no such file or folder here, and not one of the VAEs that "
+        f"ship: {', '.join(names)}"
+    )

@@ -4,14 +4,12 @@ Photos may be larger than the reconstruction: `PixelLoss` scales them to the
 reconstruction's size, `PerceptualLoss` brings both to its own.
 """
 
-import functools
-
 import keras
-import numpy as np
 from keras import ops
 
+from facevae_keras.backends import fastest_precision
 from facevae_keras.facenet import WIKI_LAYERS, feature_extractor
-from facevae_keras.precision import fastest_precision
+from facevae_keras.layers import scale_images
 
 PIXELS = "pixels"  # the layer of a PerceptualLoss that is the image itself
 
@@ -37,52 +35,6 @@ def kl_divergence(mean, log_variance):
     return 0.5 * ops.sum(
         ops.exp(log_variance) + ops.square(mean) - 1.0 - log_variance, axis=-1
     )
-
-
-def scale_images(images, size):
-    """Scales images to `size` x `size`; anti-aliased, linear interpolation.
-
-    Two products with constant matrices, so that it is differentiable, compiles
-    everywhere and gives the same numbers on every Keras backend (their own
-    resizing operations do not).
-
-    Args:
-        images: float tensor (n, height, width, channels).
-        size: new height and width, in pixels.
-
-    Returns:
-        Tensor (n, size, size, channels); `images` itself where it fits.
-    """
-    height, width, channels = images.shape[1:]
-    if (height, width) == (size, size):
-        return images
-    # One large product for the columns of all channels is faster than many
-    # small ones, although it multiplies by zeros between the channels.
-    rows = _resizing_matrix(height, size)
-    columns = np.kron(_resizing_matrix(width, size), np.eye(channels)).T
-    columns = ops.cast(columns, images.dtype)
-    images = ops.reshape(images, (-1, height, width * channels))
-    if size < height:  # the smaller product first
-        images = ops.matmul(ops.cast(rows, images.dtype), images)
-        images = ops.matmul(images, columns)
-    else:
-        images = ops.matmul(images, columns)
-        images = ops.matmul(ops.cast(rows, images.dtype), images)
-    return ops.reshape(images, (-1, size, size, channels))
-
-
-@functools.cache
-def _resizing_matrix(old, new):
-    """Row i holds the weights of the old pixels in new pixel i, (new, old).
-
-    A triangle around the new pixel's centre, as wide as a new pixel when
-    scaling down (anti-aliasing) and as an old one when scaling up.
-    """
-    scale = old / new
-    centres = (np.arange(new) + 0.5) * scale - 0.5
-    distance = np.abs(centres[:, None] - np.arange(old)[None, :])
-    weights = np.maximum(0.0, 1.0 - distance / max(scale, 1.0))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype("float32")
 
 
 @ops.custom_gradient
@@ -191,10 +143,11 @@ class PerceptualLoss(keras.losses.Loss):
                 f"expected a weight for each of {len(self.layers)} layers, "
                 f"found {len(self.weights)}"
             )
-        self.feature_extractor = feature_extractor(
-            facenet,
-            [layer for layer in self.layers if layer != PIXELS],
-            self.precision,
+        endpoints = [layer for layer in self.layers if layer != PIXELS]
+        self.feature_extractor = (
+            feature_extractor(facenet, endpoints, self.precision)
+            if endpoints
+            else None
         )
 
     def equalize(self, photos):
@@ -255,7 +208,9 @@ class PerceptualLoss(keras.losses.Loss):
     def _features(self, images):
         images = ops.convert_to_tensor(images, dtype="float32")
         images = scale_images(images, self.image_size)
-        features = iter(self.feature_extractor(images, training=False))
+        features = iter(())
+        if self.feature_extractor is not None:
+            features = iter(self.feature_extractor(images, training=False))
         return [
             images if layer == PIXELS else next(features)
             for layer in self.layers

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from keras import ops
 
-from facevae_keras.attributes import add_attribute
+from facevae_keras.backends import infer
 from facevae_keras.facenet import feature_extractor
-from facevae_keras.losses import kl_divergence, scale_images
-from facevae_keras.vae import FaceVAE, default_jit_compile
+from facevae_keras.layers import scale_images
+from facevae_keras.losses import kl_divergence
 
 # FaceNet's last layer before the image shrinks again, at each of its five
 # sizes: 77, 36, 17, 8 and 3 pixels.
@@ -27,7 +27,7 @@ PERCEPTUAL_LAYERS = (
     "Mixed_6b",
     "Mixed_8a",
 )
-_FEATURES = "PreLogitsFlatten"
+FEATURES = "PreLogitsFlatten"
 _FACENET_SIZE = 160  # pixels; what FaceNet was trained on
 _BATCH_SIZE = 32
 
@@ -76,14 +76,14 @@ def reconstruction_figures(vae, facenet, photos, identities=None, seed=666):
     ... )
     >>> figures.loc["identity", "mean"]
     """
-    people = _people(identities, len(photos))
+    people = number_people(identities, len(photos))
     progress = keras.utils.Progbar(3 * len(photos), unit_name="image")
-    extractor = feature_extractor(facenet, [*PERCEPTUAL_LAYERS, _FEATURES])
+    extractor = feature_extractor(facenet, [*PERCEPTUAL_LAYERS, FEATURES])
     found = _compare(vae, extractor, photos, progress)
     means = found["means"].astype("float64")
-    own, others = _cosines(
-        _embed(facenet, found["features"]),
-        _embed(facenet, found["features_of_pictures"]),
+    own, others = cosines(
+        embed(facenet, found["features"]),
+        embed(facenet, found["features_of_pictures"]),
         people,
     )
     values = {
@@ -107,7 +107,7 @@ def reconstruction_figures(vae, facenet, photos, identities=None, seed=666):
     }
     rows = {
         **{
-            name: (of_photos.mean(), _standard_error(of_photos, people))
+            name: (of_photos.mean(), standard_error(of_photos, people))
             for name, of_photos in values.items()
         },
         **{
@@ -155,7 +155,7 @@ def perceptual_distances(facenet, images, others):
                     _look(extractor, others[part]),
                 )
             )
-            for part in _parts(len(images))
+            for part in parts(len(images))
         ]
     )
 
@@ -178,10 +178,10 @@ def identity_similarity(facenet, images, others):
 
     >>> fv.identity_similarity(facenet, photos, vae.reconstruct(photos))
     """
-    extractor = feature_extractor(facenet, [_FEATURES])
-    own, _ = _cosines(
+    extractor = feature_extractor(facenet, [FEATURES])
+    own, _ = cosines(
         *(
-            _embed(facenet, _features(extractor, pictures))
+            embed(facenet, facenet_features(extractor, pictures))
             for pictures in (images, others)
         )
     )
@@ -225,7 +225,7 @@ def kernel_distance(features_a, features_b, identities=None):
             "expected two sets of features of one shape (n, d), found "
             f"{a.shape} and {b.shape}"
         )
-    people = _people(identities, len(a))
+    people = number_people(identities, len(a))
     if people.max(initial=-1) < 2:
         raise ValueError("needs at least three people for a standard error")
 
@@ -233,7 +233,7 @@ def kernel_distance(features_a, features_b, identities=None):
         return (x @ y.T / a.shape[1] + 1) ** 3
 
     sums, pairs = np.zeros(len(a)), np.zeros(len(a))
-    for part in _parts(len(a), 256):  # n x n kernels would fill the memory
+    for part in parts(len(a), 256):  # n x n kernels would fill the memory
         terms = kernel(a[part], a) + kernel(b[part], b)
         terms -= kernel(a[part], b) + kernel(b[part], a)
         different = people[part, None] != people
@@ -268,255 +268,7 @@ def active_dimensions(means, threshold=0.01):
     return np.asarray(means).var(axis=0) > threshold
 
 
-def attribute_classifier(image_size, attribute_count):
-    """A small convolutional network that sees attributes in faces.
-
-    Args:
-        image_size: height and width of the faces, in pixels.
-        attribute_count: number of attributes to tell.
-
-    Returns:
-        A compiled `keras.Model`: RGB 0..255 images to probabilities
-        (n, attribute_count). Fit it on labels of 0 and 1.
-
-    Example:
-
-    >>> classifier = fv.attribute_classifier(64, labels.shape[1])
-    >>> classifier.fit(faces, labels, epochs=5)
-    """
-    layers = [
-        keras.Input((image_size, image_size, 3)),
-        keras.layers.Rescaling(1 / 128, offset=-1),
-    ]
-    for filters in (32, 64, 128):
-        layers += [
-            keras.layers.Conv2D(filters, 5, strides=2, use_bias=False),
-            keras.layers.BatchNormalization(momentum=0.9),
-            keras.layers.ReLU(),
-        ]
-    layers += [
-        keras.layers.Flatten(),
-        keras.layers.Dropout(0.5),
-        keras.layers.Dense(attribute_count, activation="sigmoid"),
-    ]
-    classifier = keras.Sequential(layers, name="attribute_classifier")
-    classifier.compile(
-        keras.optimizers.Adam(1e-3),
-        loss="binary_crossentropy",
-        metrics=["binary_accuracy"],
-        jit_compile=default_jit_compile(),
-    )
-    return classifier
-
-
-def train_probe(
-    vae,
-    photos,
-    labels,
-    held_out_photos,
-    held_out_labels,
-    identities=None,
-    epochs=6,
-):
-    """Trains an `attribute_classifier` to judge this VAE's faces.
-
-    It learns from reconstructions, since those are what it will be shown: to a
-    classifier of photos everything that a VAE decodes is a blurred photo.
-
-    Args:
-        vae: a `FaceVAE`, trained.
-        photos: array (n, height, width, 3), RGB 0..255, of people whom the VAE
-            was trained on.
-        labels: DataFrame (n, attributes) of -1 / 1, as from
-            `read_attributes`, its rows in the order of the photos.
-        held_out_photos: photos of other people.
-        held_out_labels: their labels.
-        identities: who is on each held-out photo, for the standard error.
-        epochs: times that each reconstruction is shown.
-
-    Returns:
-        The classifier, a compiled `keras.Model`. Its attribute
-        `held_out_accuracy` says what its verdicts are worth: a DataFrame
-        indexed by attribute, columns in 0..1: `accuracy` on the
-        reconstructions of the held-out photos, its `standard_error`, and
-        `most_common`, which is what always giving the more frequent answer
-        would reach.
-
-    Example:
-
-    >>> probe = fv.train_probe(
-    ...     vae,
-    ...     photos,
-    ...     attributes.loc[training.index],
-    ...     held_out_photos,
-    ...     attributes.loc[validation.index],
-    ... )
-    >>> probe.held_out_accuracy.loc["Smiling"]
-    """
-    people = _people(identities, len(held_out_photos))
-    probe = attribute_classifier(vae.image_size, labels.shape[1])
-    probe.fit(
-        _reconstructions(vae, photos),
-        (labels == 1).to_numpy("float32"),
-        batch_size=64,
-        epochs=epochs,
-        verbose=2,
-    )
-    seen = probe.predict(_reconstructions(vae, held_out_photos), verbose=0)
-    true = (held_out_labels[labels.columns] == 1).to_numpy()
-    right = (seen > 0.5) == true
-    probe.held_out_accuracy = pd.DataFrame(
-        {
-            "accuracy": right.mean(axis=0),
-            "standard_error": _standard_error(right, people),
-            "most_common": np.maximum(true.mean(axis=0), 1 - true.mean(axis=0)),
-        },
-        index=pd.Index(labels.columns, name="attribute"),
-    )
-    return probe
-
-
-def edit_figures(
-    classifier, before, after, attributes, edited, identities=None
-):
-    """What a classifier sees change in an edit.
-
-    Args:
-        classifier: model from `train_probe`, or from `attribute_classifier`,
-            trained.
-        before: unedited faces as the VAE decodes them (n, size, size, 3).
-        after: the same faces after the edit.
-        attributes: names of the classifier's outputs.
-        edited: name of the attribute that the edit adds.
-        identities: who is on each face (n,), for the standard errors.
-
-    Returns:
-        `pandas.DataFrame` indexed by attribute, columns in 0..1: `before` and
-        `after`, the share of faces seen with the attribute, and `unchanged`,
-        the share whose verdict is the same before and after; each with its
-        `_standard_error`. For the edited attribute `after` is the rate of
-        success. With a model from `train_probe` also `probe_accuracy`, how
-        often its verdicts are right.
-
-    Raises:
-        ValueError: `edited` is not among the attributes.
-    """
-    people = _people(identities, len(before))
-    attributes = list(attributes)
-    if edited not in attributes:
-        raise ValueError(
-            f"the classifier knows {', '.join(attributes)}; not {edited}"
-        )
-    seen_before = classifier.predict(before, verbose=0) > 0.5
-    seen_after = classifier.predict(after, verbose=0) > 0.5
-    shares = {
-        "before": seen_before,
-        "after": seen_after,
-        "unchanged": seen_before == seen_after,
-    }
-    figures = pd.DataFrame(
-        {name: values.mean(axis=0) for name, values in shares.items()},
-        index=pd.Index(attributes, name="attribute"),
-    )
-    for name, values in shares.items():
-        figures[f"{name}_standard_error"] = _standard_error(values, people)
-    if hasattr(classifier, "held_out_accuracy"):
-        figures["probe_accuracy"] = classifier.held_out_accuracy["accuracy"]
-    return figures
-
-
-def dose_curve(
-    vae, facenet, probe, latents, vector, amounts, edited, identities=None
-):
-    """What more and more of an attribute does to faces.
-
-    To compare two vectors, compare how far the rest is kept where the
-    attribute is seen as often, not at the same amount.
-
-    Args:
-        vae: a `FaceVAE`.
-        facenet: the model from `load_facenet`, trained.
-        probe: model from `train_probe`.
-        latents: array or DataFrame (n, latent_dim) of faces, such as held-out
-            ones without the attribute.
-        vector: (latent_dim,), what `add_attribute` adds.
-        amounts: how many times to add it.
-        edited: name of the attribute that the vector adds.
-        identities: who is on each face (n,), for the standard errors.
-
-    Returns:
-        `pandas.DataFrame`, one row per amount (its index). Each of four
-        columns is a mean over the faces and has its `_standard_error`:
-
-        - `seen`: the share in which the probe sees the attribute;
-        - `identity`: cosine of FaceNet's embeddings of the unedited face and
-          the edited, both as the VAE decodes them;
-        - `identity_of_others`: the same with somebody else's unedited face;
-          where `identity` falls to this, the person is lost;
-        - `others_unchanged`: the share of the other attributes about which
-          the probe's verdict stays.
-
-        Then `NAME_unchanged`, the same for each of the others alone. And
-        `probe_accuracy`: how often its verdicts on the edited attribute are
-        right, see `train_probe`.
-
-    Raises:
-        ValueError: the probe does not know the attribute.
-
-    Example:
-
-    >>> curve = fv.dose_curve(
-    ...     vae, facenet, probe, latents, smile, [0, 1, 2, 3], "Smiling"
-    ... )
-    >>> curve[["seen", "identity"]].plot()
-    """
-    attributes = list(probe.held_out_accuracy.index)
-    if edited not in attributes:
-        raise ValueError(
-            f"the probe knows {', '.join(attributes)}; not {edited}"
-        )
-    place = attributes.index(edited)
-    others_unchanged = [
-        f"{name}_unchanged" for name in attributes if name != edited
-    ]
-    latents = np.asarray(latents, dtype="float32")
-    people = _people(identities, len(latents))
-    extractor = feature_extractor(facenet, [_FEATURES])
-    progress = keras.utils.Progbar(1 + len(amounts), unit_name="amount")
-
-    def look(amount):
-        seen, features = [], []
-        for part in _parts(len(latents)):
-            moved = add_attribute(latents[part], vector, [amount])[:, 0]
-            faces = np.clip(vae.decode(moved), 0, 255)
-            seen.append(probe.predict(faces, verbose=0) > 0.5)
-            features.append(_features(extractor, faces))
-        progress.add(1)
-        return np.concatenate(seen), _embed(facenet, np.concatenate(features))
-
-    seen_before, embeddings_before = look(0)
-    rows = []
-    for amount in amounts:
-        seen, embeddings = look(amount)
-        own, others = _cosines(embeddings, embeddings_before, people)
-        unchanged = np.delete(seen == seen_before, place, axis=1)
-        row = {}
-        for name, values in {
-            "seen": seen[:, place],
-            "identity": own,
-            "identity_of_others": others,
-            "others_unchanged": unchanged.mean(axis=1),
-        }.items():
-            row[name] = values.mean()
-            row[f"{name}_standard_error"] = _standard_error(values, people)
-        row.update(zip(others_unchanged, unchanged.mean(axis=0), strict=True))
-        rows.append(row)
-    curve = pd.DataFrame(rows, index=pd.Index(amounts, name="amount"))
-    curve["probe_accuracy"] = probe.held_out_accuracy.loc[edited, "accuracy"]
-    return curve
-
-
-def _people(identities, count):
+def number_people(identities, count):
     """Numbers the people from 0: an integer for each photo."""
     if identities is None:
         return np.arange(count)
@@ -528,7 +280,7 @@ def _people(identities, count):
     return people
 
 
-def _standard_error(values, people):
+def standard_error(values, people):
     """Of the mean over the first axis, by people: `s / sqrt(n)` if all differ.
 
     NaN for a single person, of whom nothing can be said.
@@ -540,26 +292,26 @@ def _standard_error(values, people):
     return np.sqrt(correction * np.square(sums).sum(axis=0)) / len(values)
 
 
-def _parts(count, size=_BATCH_SIZE):
+def parts(count, size=_BATCH_SIZE):
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _look(extractor, images):
     images = ops.convert_to_tensor(images, dtype="float32")
-    return FaceVAE.infer(extractor, scale_images(images, _FACENET_SIZE))
+    return infer(extractor, scale_images(images, _FACENET_SIZE))
 
 
-def _features(extractor, images):
+def facenet_features(extractor, images):
     """The last layer's features (n, d), in NumPy."""
     return np.concatenate(
         [
             ops.convert_to_numpy(_look(extractor, images[part])[-1])
-            for part in _parts(len(images))
+            for part in parts(len(images))
         ]
     )
 
 
-def _embed(facenet, features):
+def embed(facenet, features):
     """The rest of FaceNet, from PreLogitsFlatten to the embedding."""
     linear = facenet.get_layer("Bottleneck-linear")
     batch_norm = facenet.get_layer("Bottleneck-BatchNorm")
@@ -573,7 +325,7 @@ def _compare(vae, extractor, photos, progress):
         Dictionary of name to array, one row per photo.
     """
     found = collections.defaultdict(list)
-    for part in _parts(len(photos)):
+    for part in parts(len(photos)):
         means, log_variances = vae.encode(photos[part])
         pictures = np.clip(vae.decode(means), 0, 255)
         *layers, features = _look(extractor, photos[part])
@@ -594,14 +346,14 @@ def _compare(vae, extractor, photos, progress):
 
 def _decoded_features(vae, extractor, z, progress):
     features = []
-    for part in _parts(len(z)):
+    for part in parts(len(z)):
         pictures = np.clip(vae.decode(z[part]), 0, 255)
-        features.append(_features(extractor, pictures))
+        features.append(facenet_features(extractor, pictures))
         progress.add(len(pictures))
     return np.concatenate(features)
 
 
-def _cosines(embeddings, others, people=None):
+def cosines(embeddings, others, people=None):
     """Of each row with the same row of the others, and with other people's.
 
     Returns:
@@ -640,15 +392,3 @@ def _distances(layers, layers_of_others):
         ops.mean(ops.sum(ops.square(unit(a) - unit(b)), axis=-1), axis=(1, 2))
         for a, b in zip(layers, layers_of_others, strict=True)
     ) / len(layers)
-
-
-def _reconstructions(vae, photos):
-    """As uint8, since there may be many: an image of 64 pixels is 12 KB."""
-    return np.concatenate(
-        [
-            np.clip(vae.reconstruct(photos[part]).round(), 0, 255).astype(
-                "uint8"
-            )
-            for part in _parts(len(photos))
-        ]
-    )

@@ -1,21 +1,28 @@
 """The face VAE: encoder, decoder, and the training step that joins them."""
 
-import pathlib
 import zipfile
 
 import keras
 import numpy as np
 from keras import ops
 
-from facevae_keras import checkpoints, conversion
 from facevae_keras.architectures import get_architecture
-from facevae_keras.files import written_whole
-from facevae_keras.losses import kl_divergence, scale_images
-from facevae_keras.stored_arrays import clear_errors
-from facevae_keras.training_steps import TrainingSteps
+from facevae_keras.backends import (
+    default_jit_compile,
+    infer,
+    losses_and_gradients,
+    standard_normal,
+    step,
+)
+from facevae_keras.files import find_pretrained, written_whole
+from facevae_keras.layers import scale_images
+from facevae_keras.losses import kl_divergence
+from facevae_keras.weights import conversion
+from facevae_keras.weights import open as weight_files
+from facevae_keras.weights.stored_arrays import clear_errors
 
 
-class FaceVAE(TrainingSteps, keras.Model):
+class FaceVAE(keras.Model):
     """A variational autoencoder of face images (arXiv 1312.6114).
 
     Args:
@@ -137,8 +144,26 @@ class FaceVAE(TrainingSteps, keras.Model):
         photos = ops.cast(photos, "float32")
         return scale_images(photos, self.image_size)
 
+    @step
+    def train_step(self, photos):
+        """One step of training, which `fit` takes with every batch.
+
+        Keras calls it with the batch; `backends.step` unpacks the photos.
+        """
+        losses, gradients = losses_and_gradients(self, photos)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        self.track_losses(losses, photos)
+        return self.loss_results()
+
+    @step
+    def test_step(self, photos):
+        """What `evaluate` does with every batch."""
+        losses = self.compute_losses(photos, training=False)
+        self.track_losses(losses, photos)
+        return self.loss_results()
+
     def compute_losses(self, photos, training):
-        """The mathematics of a step, the same on every backend.
+        """Encodes, draws latent variables, decodes, and computes the losses.
 
         Args:
             photos: (n, height, width, 3), RGB 0..255.
@@ -151,7 +176,7 @@ class FaceVAE(TrainingSteps, keras.Model):
         photos = ops.cast(photos, "float32")
         images = self._images(photos)
         mean, log_variance = self.encoder(images, training=training)
-        noise = self.draw_noise(ops.shape(mean))
+        noise = standard_normal(ops.shape(mean), self.seed_generator)
         z = mean + noise * ops.exp(0.5 * log_variance)
         reconstructions = self.decoder(z, training=training)
         reconstruction_loss = ops.mean(
@@ -227,7 +252,7 @@ class FaceVAE(TrainingSteps, keras.Model):
                 f"array of shape {images.shape}"
             )
         return _in_batches(
-            lambda batch: self.infer(self.encoder, self._images(batch)), images
+            lambda batch: infer(self.encoder, self._images(batch)), images
         )
 
     def decode(self, z):
@@ -248,7 +273,7 @@ class FaceVAE(TrainingSteps, keras.Model):
                 f"takes (n, {self.latent_dim}), found shape {z.shape}"
             )
         (images,) = _in_batches(
-            lambda batch: [self.infer(self.decoder, batch)],
+            lambda batch: [infer(self.decoder, batch)],
             z.reshape(-1, self.latent_dim),
         )
         return images.reshape(*z.shape[:-1], *images.shape[1:])
@@ -332,48 +357,41 @@ def _in_batches(function, array, batch_size=128):
     )
 
 
-def default_jit_compile():
-    """The `jit_compile` that this project's models are compiled with.
-
-    Returns:
-        False under TensorFlow, where XLA takes about 1.4 times as long for
-        these networks on a CPU; elsewhere Keras' own `"auto"`.
-    """
-    return False if keras.backend.backend() == "tensorflow" else "auto"
-
-
 def load_vae(source, architecture=None):
     """Loads a trained VAE.
 
     Args:
-        source: a `.keras` file that `FaceVAE.save` wrote, or a TensorFlow 1
-            checkpoint of the original programs: its prefix, its folder, or
-            the zip as published.
+        source: the name of one that ships with the package (see
+            `facevae_keras/pretrained/README.md`), a `.keras` file that
+            `FaceVAE.save` wrote, or a TensorFlow 1 checkpoint of the original
+            programs: its prefix, its folder, or the zip as published.
         architecture: for a checkpoint, which of the original's three models
             it holds, as for `FaceVAE`.
 
     Returns:
         A `FaceVAE`; compile it with a loss before training it further. Of a
         checkpoint, its attribute `conversion` is a
-        `conversion.ConversionReport`.
+        `weights.conversion.ConversionReport`.
 
     Raises:
-        FileNotFoundError: nothing there.
+        FileNotFoundError: nothing there, or a name that does not ship; lists
+            those that do.
         ValueError: no VAE in that file, or a checkpoint of another
             architecture than the one named.
 
     Example:
 
-    >>> vae = fv.load_vae("model.ckpt-50000", architecture="dfc_vae")
+    >>> vae = fv.load_vae("celeba_dfc_vae")
+    >>> original = fv.load_vae("model.ckpt-50000", architecture="dfc_vae")
     """
-    source = pathlib.Path(source)
+    source = find_pretrained(source, ".keras")
     if source.is_file() and zipfile.is_zipfile(source):
         with clear_errors(source), zipfile.ZipFile(source) as archive:
             saved_by_keras = "config.json" in archive.namelist()
         if saved_by_keras:
             return _load_saved(source)
-    file = checkpoints.open_weights(source)
-    if file.form != checkpoints.CHECKPOINT:
+    file = weight_files.open_weights(source)
+    if file.form != weight_files.CHECKPOINT:
         raise ValueError(
             f"{source}: expected a .keras file or a TensorFlow 1 checkpoint, "
             f"found a {file.form}"
@@ -392,16 +410,11 @@ def load_vae(source, architecture=None):
         )
     vae = FaceVAE(architecture, latent_dim=mean_biases.shape[0])
     variables = {
-        **checkpoints.original_names(vae.encoder, "encoder"),
-        **checkpoints.original_names(vae.decoder, "decoder"),
+        **weight_files.original_names(vae.encoder, "encoder"),
+        **weight_files.original_names(vae.decoder, "decoder"),
     }
     conversion.assign_arrays(variables, arrays, source)
-    vae.conversion = conversion.conversion_report(
-        file,
-        variables,
-        variables,
-        lambda scope: conversion.convolution_response(arrays, scope),
-    )
+    vae.conversion = conversion.conversion_report(file, variables, variables)
     return vae
 
 

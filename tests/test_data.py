@@ -270,7 +270,7 @@ def test_loaded_photos_keep_their_names(
     some_photos, tmp_path, in_memory, monkeypatch
 ):
     if not in_memory:
-        monkeypatch.setattr(fv.data, "LARGEST_IN_MEMORY", 0)
+        monkeypatch.setattr(fv.batches, "LARGEST_IN_MEMORY", 0)
     with pytest.warns(UserWarning, match="1 of 5 images.*000003.jpg"):
         photos, names = fv.load_photos(some_photos, 32, 0.8, tmp_path / "cache")
     assert isinstance(photos, np.memmap) != in_memory
@@ -282,12 +282,12 @@ def test_loaded_photos_keep_their_names(
 def test_a_cache_is_found_again_until_a_photo_changes(
     some_photos, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(fv.data, "LARGEST_IN_MEMORY", 0)
+    monkeypatch.setattr(fv.batches, "LARGEST_IN_MEMORY", 0)
     some_photos = some_photos.drop("000003.jpg")
     cache = tmp_path / "cache"
     before, names = fv.load_photos(some_photos, 32, 0.8, cache)
     with monkeypatch.context() as patch:  # nothing is decoded again
-        patch.setattr(fv.data, "read_photo", None)
+        patch.setattr(fv.batches, "read_photo", None)
         again, same_names = fv.load_photos(some_photos, 32, 0.8, cache)
     np.testing.assert_array_equal(before, again)
     assert names.equals(same_names)
@@ -373,7 +373,7 @@ def test_a_blend_is_the_other_face_in_spots_and_the_colours_of_the_first():
     other = np.uint8([90, 120, 160] + texture[::-1, ::-1])
     shares = []
     for _ in range(20):
-        mixed = fv.data.blend_faces(face, other, random)
+        mixed = fv.batches.blend_faces(face, other, random)
         # In both the texture is around the first one's colour.
         assert np.abs(mixed.mean((0, 1)) - [200, 120, 60]).max() < 6
         shares.append((np.abs(mixed.astype(int) - face) <= 2).mean())

@@ -8,7 +8,7 @@ import pytest
 import weight_writers as writers
 
 import facevae_keras as fv
-from facevae_keras import downloads
+from facevae_keras.weights import downloads
 
 NAME = "20180402-114759"
 FILE = "20180402-114759-vggface2.pt"

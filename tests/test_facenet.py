@@ -105,7 +105,7 @@ def test_bad_sources(tmp_path, vae_checkpoint):
 
 
 def test_the_last_of_several_checkpoints_counts(tmp_path):
-    from facevae_keras.checkpoints import find_checkpoint
+    from facevae_keras.weights.open import find_checkpoint
 
     for step in (500, 1000, 50):
         (tmp_path / f"model.ckpt-{step}.index").touch()

@@ -4,7 +4,7 @@ import tensorflow as tf
 from keras import ops
 
 import facevae_keras as fv
-from facevae_keras.losses import scale_images
+from facevae_keras.layers import scale_images
 
 
 def test_kl_divergence_is_the_closed_form():

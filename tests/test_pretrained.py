@@ -11,7 +11,9 @@ import pytest
 
 import facevae_keras as fv
 
-FOLDER = pathlib.Path(__file__).resolve().parents[1] / "data" / "pretrained"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "facevae_keras" / "pretrained"
+RECIPES = ROOT / "recipes"
 
 
 def test_together_at_most_40_megabytes():
@@ -23,8 +25,8 @@ def test_together_at_most_40_megabytes():
 
 
 def test_the_drawn_face_vae_smiles(drawn):
-    vae = fv.load_vae(FOLDER / "drawn_faces.keras")
-    latents, attributes, vectors = fv.load_attributes(FOLDER / "drawn_faces.h5")
+    vae = fv.load_vae("drawn_faces")
+    latents, attributes, vectors = fv.load_attributes("drawn_faces")
     assert latents.shape[1] == vectors.shape[1] == vae.latent_dim
     assert latents.index[0].endswith(".jpg")
     # People that it was not trained on: the fixture draws with another seed.
@@ -47,10 +49,8 @@ def test_the_drawn_face_vae_smiles(drawn):
 
 
 def test_the_celeba_vae_draws_faces_and_smiles():
-    vae = fv.load_vae(FOLDER / "celeba_dfc_vae.keras")
-    latents, attributes, vectors = fv.load_attributes(
-        FOLDER / "celeba_dfc_vae.h5"
-    )
+    vae = fv.load_vae("celeba_dfc_vae")
+    latents, attributes, vectors = fv.load_attributes("celeba_dfc_vae")
     assert len(latents) > 12_000
     assert vectors.shape == (40, vae.latent_dim)
     # Where the faces lie is where the prior says, up to the posteriors' width.
@@ -77,11 +77,11 @@ def test_the_celeba_vae_draws_faces_and_smiles():
 
 
 def test_a_grown_vae_draws_what_the_small_one_draws(drawn, faces, tmp_path):
-    small = fv.load_vae(FOLDER / "drawn_faces.keras")
+    small = fv.load_vae("drawn_faces")
     subprocess.run(
         [
             sys.executable,
-            FOLDER / "grow.py",
+            RECIPES / "grow.py",
             FOLDER / "drawn_faces.keras",
             drawn,
             tmp_path / "grown.keras",
@@ -90,22 +90,22 @@ def test_a_grown_vae_draws_what_the_small_one_draws(drawn, faces, tmp_path):
     )
     large = fv.load_vae(tmp_path / "grown.keras")
     assert large.architecture == "dfc_vae_large"
-    enlarged = fv.losses.scale_images(faces.astype("float32"), 128)
+    enlarged = fv.scale_images(faces.astype("float32"), 128)
     drawn_large = large.reconstruct(enlarged)
     assert drawn_large.shape[1:] == (128, 128, 3)
     drawn_small = small.reconstruct(faces)
-    shrunk = np.array(fv.losses.scale_images(drawn_large, 64))
+    shrunk = np.array(fv.scale_images(drawn_large, 64))
     difference = np.abs(shrunk - drawn_small).mean()
     assert difference < 0.15 * np.abs(drawn_small - drawn_small[::-1]).mean()
 
 
 def test_a_taught_encoder_tells_who_it_is(faces, monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(RECIPES)
     teach = importlib.import_module("teach")
     monkeypatch.setattr(teach, "STEPS", 45)
     monkeypatch.setattr(teach, "BATCH_SIZE", 32)
     keras.utils.set_random_seed(0)
-    vae = fv.load_vae(FOLDER / "drawn_faces.keras")
+    vae = fv.load_vae("drawn_faces")
     decoder = vae.decoder.get_weights()
     # Eight "embeddings", which have nothing to do with the 32 faces.
     random = np.random.default_rng(0)
@@ -137,7 +137,7 @@ def test_a_taught_encoder_tells_who_it_is(faces, monkeypatch):
 def test_teaching_asks_facenet_about_the_photos_as_they_became(
     faces, monkeypatch
 ):
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(RECIPES)
     teach = importlib.import_module("teach")
     monkeypatch.setattr(teach, "VIEWS", 36)
     colours = keras.Sequential(
@@ -155,8 +155,8 @@ def test_teaching_asks_facenet_about_the_photos_as_they_became(
 def test_the_celeba_vaes_keep_people_they_have_not_seen(
     celeba, facenet_checkpoint, name, least
 ):
-    vae = fv.load_vae(FOLDER / f"{name}.keras")
-    latents, _, _ = fv.load_attributes(FOLDER / f"{name}.h5")
+    vae = fv.load_vae(name)
+    latents, _, _ = fv.load_attributes(name)
     images = fv.find_images(celeba)
     held_out = images.drop(latents.index)
     # Nobody of the held-out people is among those it was trained on.

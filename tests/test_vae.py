@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import facevae_keras as fv
-from facevae_keras.architectures import UpsamplingConv2D
+from facevae_keras.layers import UpsamplingConv2D
 
 SIZES = {
     "dfc_vae": (64, 2_312_817),
@@ -38,7 +38,7 @@ def test_architectures_have_the_originals_size(architecture):
 
 
 def test_resnet_layers_carry_the_originals_names():
-    from facevae_keras.checkpoints import original_names
+    from facevae_keras.weights.open import original_names
 
     vae = fv.FaceVAE("dfc_vae_resnet")
     names = original_names(vae.encoder, "encoder")

@@ -6,11 +6,12 @@ import runpy
 import matplotlib.pyplot as plt
 import pandas as pd
 
-DATA = pathlib.Path(__file__).resolve().parents[1] / "data"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+DATA = ROOT / "data"
 
 
 def test_every_row_has_every_figure_its_command_and_its_picture():
-    script = runpy.run_path(str(DATA / "which_features.py"))
+    script = runpy.run_path(str(ROOT / "recipes" / "which_features.py"))
     table = pd.read_csv(DATA / "which_features.csv")
     assert list(table["row"]) == list(script["ROWS"])
     assert not table.isna().any(axis=None)

@@ -9,7 +9,7 @@ import itertools
 import h5py
 import numpy as np
 
-from facevae_keras.stored_arrays import MOST_ARRAYS, StoredArray
+from facevae_keras.weights.stored_arrays import MOST_ARRAYS, StoredArray
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 

@@ -1,12 +1,12 @@
 """Trains a VAE for every row of notebook 05's table, and measures it.
 
-    python data/which_features.py CELEBA FACENET            # all missing rows
-    python data/which_features.py CELEBA FACENET "pixels"   # one row, again
+    python recipes/which_features.py CELEBA FACENET          # missing rows
+    python recipes/which_features.py CELEBA FACENET "pixels" # one row again
 
 CELEBA is a folder of photos, FACENET the real FaceNet's weights, which compare
 photo and reconstruction in the training and measure the result. Every row has
-the same photos, steps and seed; the results go to `which_features.csv` beside
-this file, each with its command, and to `which_features/` a picture of each:
+the same photos, steps and seed; the results go to `data/which_features.csv`,
+each with its command, and to `data/which_features/` a picture of each:
 faces of held-out people as this VAE draws them, and samples of the prior.
 """
 
@@ -21,7 +21,8 @@ import pandas as pd
 
 import facevae_keras as fv
 
-RESULTS = pathlib.Path(__file__).resolve().with_suffix(".csv")
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "data" / "which_features.csv"
 CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # as for the VAEs that ship
 STEPS, BATCH_SIZE, LEARNING_RATE = 800, 32, 1e-3
 PHOTOS_OF_A_PERSON = 10  # held out, to measure with
@@ -85,7 +86,7 @@ def train(row, photos, facenet):
         row.get("architecture", "dfc_vae"), beta=row.get("beta", BETA)
     )
     if layers == ("pixels",):
-        small = np.asarray(fv.losses.scale_images(photos[:512] * 1.0, 64))
+        small = np.asarray(fv.scale_images(photos[:512] * 1.0, 64))
         vae.beta /= small.var(axis=0).sum()
         loss = fv.PixelLoss()
     elif not row.get("equalize", True):
@@ -207,7 +208,9 @@ def main(celeba, facenet_path, wanted):
             "row": name,
             **measure(vae, facenet, photos, labels.loc[names], held_out),
             "seconds_per_1000_photos": cost,
-            "command": f'python data/which_features.py CELEBA FACENET "{name}"',
+            "command": (
+                f'python recipes/which_features.py CELEBA FACENET "{name}"'
+            ),
         }
         result["picture"] = picture(name).name
         table = pd.DataFrame([result])

@@ -13,7 +13,7 @@ import struct
 
 import numpy as np
 
-from facevae_keras.stored_arrays import MOST_ARRAYS, StoredArray
+from facevae_keras.weights.stored_arrays import MOST_ARRAYS, StoredArray
 
 TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # the last bytes of an index
 

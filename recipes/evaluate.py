@@ -1,9 +1,9 @@
 """Measures a VAE that ships, on people whom it has not seen.
 
-    python data/pretrained/evaluate.py celeba_dfc_vae CELEBA FACENET
+    python recipes/evaluate.py celeba_dfc_vae CELEBA FACENET
 
-reads the photos of the folder CELEBA and FaceNet's weights, and writes beside
-this file
+reads the photos of the folder CELEBA and FaceNet's weights, and writes to
+`data/pretrained/`
 
 - `celeba_dfc_vae_figures.csv`: `fv.reconstruction_figures` on the held-out
   people of CELEBA's full-size photos;
@@ -22,7 +22,7 @@ import pandas as pd
 
 import facevae_keras as fv
 
-HERE = pathlib.Path(__file__).resolve().parent
+RESULTS = pathlib.Path(__file__).resolve().parents[1] / "data" / "pretrained"
 CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # as in the training
 EDITED = "Smiling"
 KEPT = ["Male", "Eyeglasses", "Blond_Hair", "Young"]
@@ -97,19 +97,19 @@ def draw(vae, photos, people):
 if __name__ == "__main__":
     name, celeba, facenet = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
     keras.utils.set_random_seed(SEED)
-    vae = fv.load_vae(HERE / f"{name}.keras")
-    latents, labels, vectors = fv.load_attributes(HERE / f"{name}.h5")
+    vae = fv.load_vae(name)
+    latents, labels, vectors = fv.load_attributes(name)
     facenet = fv.load_facenet(facenet)
     training, held_out = fv.split_images(fv.find_images(celeba), HELD_OUT, SEED)
     assert not held_out.index.isin(latents.index).any()
     native = held_out[held_out["path"].str.contains("img_align_celeba/")]
     photos, names = fv.load_photos(native["path"], 160, CROP)
     people = native.loc[names, "identity"]
-    fv.save_picture(HERE / f"{name}_faces.png", draw(vae, photos, people))
+    fv.save_picture(RESULTS / f"{name}_faces.png", draw(vae, photos, people))
     figures = fv.reconstruction_figures(vae, facenet, photos, people)
-    figures.to_csv(HERE / f"{name}_figures.csv", float_format="%.5g")
+    figures.to_csv(RESULTS / f"{name}_figures.csv", float_format="%.5g")
     print(figures.round(4))
     labels = fv.read_attributes(celeba / "list_attr_celeba.txt")
     edits(
         vae, facenet, training, held_out, native, labels, latents, vectors
-    ).to_csv(HERE / f"{name}_edits.csv", float_format="%.4g")
+    ).to_csv(RESULTS / f"{name}_edits.csv", float_format="%.4g")

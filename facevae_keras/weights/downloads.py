@@ -6,8 +6,8 @@ import pathlib
 
 import keras
 
-from facevae_keras import checkpoints
 from facevae_keras.files import written_whole
+from facevae_keras.weights.open import open_weights
 
 _RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download"
 
@@ -112,7 +112,7 @@ def _download(address, path):
                 force_download=True,
             )
             # A server that does not tell the length may stop at any byte.
-            checkpoints.open_weights(unfinished)
+            open_weights(unfinished)
     except Exception as error:
         # Keras raises a plain Exception when there is no connection.
         raise OSError(

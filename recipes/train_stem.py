@@ -1,11 +1,12 @@
 """Trains FaceNet's stem on CelebA: the perceptual network that ships.
 
-    python data/pretrained/train_stem.py CELEBA [epochs]
+    python recipes/train_stem.py CELEBA [epochs]
 
 The layers through Conv2d_4b_3x3 learn to tell two things of a photo of the
 folder CELEBA: its 40 attributes, and who it is, among the people with ten
 photos or more. What sits on top of the stem is thrown away afterwards. Writes
-`facenet_stem.keras` beside this file; `fv.load_facenet("built-in")` loads it.
+`facevae_keras/pretrained/facenet_stem.keras`, which
+`fv.load_facenet("built-in")` loads.
 """
 
 import pathlib
@@ -19,8 +20,8 @@ import pandas as pd
 from ship import write_compressed
 
 import facevae_keras as fv
+from facevae_keras.files import pretrained_file
 
-HERE = pathlib.Path(__file__).resolve().parent
 CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # as in the VAEs' training
 SIZE, BATCH_SIZE, LEARNING_RATE = 95, 64, 2e-3
 LEAST_PHOTOS = 10  # of a person, to be learnt
@@ -122,4 +123,4 @@ def train(celeba, epochs):
 if __name__ == "__main__":
     epochs = int(sys.argv[2]) if len(sys.argv) > 2 else 10
     stem = train(pathlib.Path(sys.argv[1]), epochs)
-    write_compressed(stem, HERE / "facenet_stem.keras")
+    write_compressed(stem, pretrained_file("facenet_stem.keras"))

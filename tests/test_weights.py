@@ -16,7 +16,8 @@ import pytest
 import weight_writers as writers
 
 import facevae_keras as fv
-from facevae_keras import checkpoints, conversion, facenet_names
+from facevae_keras.weights import conversion, facenet_names
+from facevae_keras.weights import open as weight_files
 
 SCOPE = "InceptionResnetV1"
 
@@ -34,7 +35,7 @@ def folder():
 @pytest.fixture(scope="module")
 def real(facenet_checkpoint):
     """The real network's arrays by their original names."""
-    file = checkpoints.open_weights(facenet_checkpoint)
+    file = weight_files.open_weights(facenet_checkpoint)
     return {name: array.read() for name, array in file.arrays.items()}
 
 
@@ -112,7 +113,6 @@ def test_every_form_gives_the_same_embeddings(
     assert difference < 1e-5 * np.abs(embeddings).max()
     report = loaded.conversion
     assert report.matched == 490 and report.values == 23_497_424
-    assert report.largest_difference < 1e-6
     # Only PyTorch's counters of batches have no place in the network.
     assert all(name.endswith("tracked") for name in report.left_over)
 
@@ -147,7 +147,7 @@ def test_the_2017_model_is_recognised(folder, real, photos):
 
 
 def test_an_image_of_one_colour_is_not_divided_by_zero():
-    from facevae_keras.facenet import PerImageStandardization
+    from facevae_keras.layers import PerImageStandardization
 
     whitened = PerImageStandardization()(np.full((1, 4, 4, 3), 7.0))
     np.testing.assert_array_equal(whitened, np.zeros((1, 4, 4, 3)))
@@ -213,7 +213,7 @@ def _vae_arrays(vae):
     return {
         name: keras.ops.convert_to_numpy(variable.value).copy()
         for scope, model in (("encoder", vae.encoder), ("decoder", vae.decoder))
-        for name, variable in checkpoints.original_names(model, scope).items()
+        for name, variable in weight_files.original_names(model, scope).items()
     }
 
 
@@ -254,8 +254,8 @@ class _Variable:
 def _read(source, arrays):
     """What `load_facenet` does, for a network of these arrays."""
     variables = {name: _Variable(array) for name, array in arrays.items()}
-    file = checkpoints.open_weights(source)
-    with checkpoints.clear_errors(source):
+    file = weight_files.open_weights(source)
+    with weight_files.clear_errors(source):
         found, _ = facenet_names.original_arrays(file, variables)
     conversion.assign_arrays(variables, found, source)
     return {name: variable.value for name, variable in variables.items()}
@@ -360,7 +360,9 @@ def test_a_negative_variance(folder):
     arrays = _vae_arrays(vae)
     arrays["encoder/Conv2d_2/BatchNorm/moving_variance"] -= 2
     source = writers.write_checkpoint(folder / "model.ckpt-1", arrays)
-    with pytest.raises(ValueError, match="ckpt-1: encoder/Conv2d_2: .*negat"):
+    with pytest.raises(
+        ValueError, match="ckpt-1: .*Conv2d_2/.*variance: .*neg"
+    ):
         fv.load_vae(source, "dfc_vae")
 
 
@@ -369,7 +371,7 @@ def test_a_network_that_fails_its_self_test(arrays):
         name: keras.Variable(array, name=name.split("/")[-1])
         for name, array in arrays.items()
     }
-    file = checkpoints.WeightFile("facenet.pt", checkpoints.TORCH, {})
+    file = weight_files.WeightFile("facenet.pt", weight_files.TORCH, {})
     with pytest.raises(ValueError, match="facenet.pt: .*Conv2d_1a.*expected"):
         conversion.conversion_report(file, variables, [], lambda _: np.ones(4))
 
@@ -469,7 +471,7 @@ def test_an_archive_with_a_swollen_member(member, tmp_path):
     if member == "data.pkl":
         _refused(bomb, "too large", tmp_path)
     else:  # found out when it is read, and never unpacked
-        file = checkpoints.open_weights(bomb)
+        file = weight_files.open_weights(bomb)
         with pytest.raises(ValueError, match="expected 917504 values"):
             file.arrays["last_linear.weight"].read()
 

@@ -22,8 +22,8 @@ import zipfile
 
 import h5py
 
-from facevae_keras import keras_files, tensorflow_files, torch_files
-from facevae_keras.stored_arrays import clear_errors, map_file
+from facevae_keras.weights import keras_files, tensorflow_files, torch_files
+from facevae_keras.weights.stored_arrays import clear_errors, map_file
 
 CHECKPOINT = "TensorFlow 1 checkpoint"
 GRAPH = "frozen TensorFlow graph"

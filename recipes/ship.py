@@ -1,24 +1,22 @@
 """Makes what ships of what notebooks 01 and 02 left in a run's folder.
 
-    python data/pretrained/ship.py run/dfc_vae celeba_dfc_vae CELEBA
+    python recipes/ship.py run/dfc_vae celeba_dfc_vae CELEBA
 
-writes `celeba_dfc_vae.keras` and `celeba_dfc_vae.h5` beside this file. Weights
-are rounded to half precision and latent variables to 1/128, so that they
-compress to half of their size; both stay float32. Where the folder CELEBA says
-who is on a photo, the HDF5 file gets that too: `identities`, numbers in the
-order of `filenames`.
+writes `celeba_dfc_vae.keras` and `celeba_dfc_vae.h5` to
+`facevae_keras/pretrained/`. Weights are rounded to half precision and latent
+variables to 1/128, so that they compress to half of their size; both stay
+float32. Where the folder CELEBA says who is on a photo, the HDF5 file gets
+that too, as `identities`.
 """
 
 import pathlib
 import sys
 import zipfile
 
-import h5py
 import numpy as np
 
 import facevae_keras as fv
-
-HERE = pathlib.Path(__file__).resolve().parent
+from facevae_keras.files import pretrained_file
 
 
 def write_compressed(model, target):
@@ -40,21 +38,21 @@ def write_compressed(model, target):
 
 def ship_attributes(source, target, images=None):
     latents, attributes, vectors = fv.load_attributes(source)
+    if images is not None:
+        attributes["identity"] = images.loc[attributes.index, "identity"]
     fv.save_attributes(
         target, np.round(latents * 128) / 128, attributes, vectors
     )
-    if images is not None:
-        people = images.loc[latents.index, "identity"].astype("int32")
-        with h5py.File(target, "a") as file:
-            file["identities"] = people.to_numpy()
 
 
 if __name__ == "__main__":
     run_dir, name = pathlib.Path(sys.argv[1]), sys.argv[2]
-    write_compressed(fv.load_vae(run_dir / "vae.keras"), HERE / f"{name}.keras")
+    write_compressed(
+        fv.load_vae(run_dir / "vae.keras"), pretrained_file(f"{name}.keras")
+    )
     images = fv.find_images(sys.argv[3]) if len(sys.argv) > 3 else None
     ship_attributes(
-        run_dir / "attribute_vectors.h5", HERE / f"{name}.h5", images
+        run_dir / "attribute_vectors.h5", pretrained_file(f"{name}.h5"), images
     )
-    for file in sorted(HERE.glob(f"{name}.*")):
+    for file in map(pretrained_file, (f"{name}.keras", f"{name}.h5")):
         print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")

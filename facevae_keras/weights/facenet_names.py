@@ -10,8 +10,8 @@ import re
 
 import numpy as np
 
-from facevae_keras import checkpoints, conversion
-from facevae_keras.stored_arrays import StoredArray
+from facevae_keras.weights import open as weight_files
+from facevae_keras.weights.stored_arrays import StoredArray
 
 SCOPE = "InceptionResnetV1"
 
@@ -27,57 +27,25 @@ def original_arrays(file, names):
     """Finds FaceNet's variables in a file of weights.
 
     Args:
-        file: `checkpoints.WeightFile`.
+        file: `weight_files.WeightFile`.
         names: the original names of all variables to be found.
 
     Returns:
         Dictionary of original name to `StoredArray`, of those that are there,
         and the list of the names that these have in the file.
     """
-    if file.form == checkpoints.TORCH:
+    if file.form == weight_files.TORCH:
         return _from_torch(file.arrays, names)
     rename = {
-        checkpoints.KERAS2: _keras2_name,
-        checkpoints.ARRAYS: _keras2_name,
-        checkpoints.KERAS3: lambda name: name.removeprefix(f"{SCOPE}/"),
+        weight_files.KERAS2: _keras2_name,
+        weight_files.ARRAYS: _keras2_name,
+        weight_files.KERAS3: lambda name: name.removeprefix(f"{SCOPE}/"),
     }.get(file.form, lambda name: name)
     found = {
         name: rename(name) for name in names if rename(name) in file.arrays
     }
     arrays = {name: file.arrays[other] for name, other in found.items()}
     return arrays, list(found.values())
-
-
-def layer_response(file, scope, names):
-    """What a layer makes of noise, computed in the file's own way.
-
-    Args:
-        file: `checkpoints.WeightFile`.
-        scope: original scope of a convolution (or dense layer) with batch
-            norm.
-        names: the original names of all variables.
-
-    Returns:
-        float64 array, one value for each filter; see
-        `conversion.convolution_response`.
-    """
-    if file.form != checkpoints.TORCH:
-        arrays, _ = original_arrays(
-            file, [name for name in names if name.startswith(scope + "/")]
-        )
-        return conversion.convolution_response(arrays, scope)
-    kernel, norm = _torch_names(names)[scope]
-    kernel = file.arrays[kernel].read().astype("float64")
-    gamma, beta, mean, variance = (
-        file.arrays[f"{norm}.{name}"].read().astype("float64")
-        for name in ("weight", "bias", "running_mean", "running_var")
-    )
-    # PyTorch's kernels are filters, channels, height, width.
-    height_width = kernel.shape[2:]
-    window = conversion.noise_window((*height_width, kernel.shape[1]))
-    window = np.moveaxis(window, -1, 0)
-    product = (kernel * window).reshape(len(kernel), -1).sum(axis=1)
-    return gamma * (product - mean) / np.sqrt(variance + 1e-3) + beta
 
 
 def _keras2_name(name):

@@ -1,6 +1,6 @@
 """Teaches a VAE's encoder who is on a photo.
 
-    python data/pretrained/teach.py run/vae.keras CELEBA FACENET taught.keras
+    python recipes/teach.py run/vae.keras CELEBA FACENET taught.keras
 
 FaceNet's embedding of a photo says who it is. Here the encoder learns to put
 that into the latent means, so that a linear layer on top of them, which is
@@ -41,7 +41,7 @@ def view_and_judge(facenet, photos, image_size, batch_size=125):
     views, targets = [], []
     for (batch,) in itertools.islice(batches, VIEWS // batch_size):
         targets.append(facenet.predict_on_batch(batch))
-        small = fv.losses.scale_images(batch.astype("float32"), image_size)
+        small = fv.scale_images(batch.astype("float32"), image_size)
         views.append(np.uint8(np.round(small)))
     return np.concatenate(views), np.concatenate(targets)
 

@@ -1,6 +1,6 @@
 """Makes a dfc_vae_large that draws what a trained dfc_vae draws.
 
-    python data/pretrained/grow.py run/dfc_vae/vae.keras CELEBA run/grown.keras
+    python recipes/grow.py run/dfc_vae/vae.keras CELEBA run/grown.keras
 
 A training of 64x64 faces is cheaper than one of 128x128, and most of what it
 learns is the same. So the large VAE starts as the small one: its additional
@@ -16,7 +16,7 @@ import keras
 import numpy as np
 
 import facevae_keras as fv
-from facevae_keras.architectures import RGB_MEAN, RGB_VARIANCE
+from facevae_keras.layers import RGB_MEAN, RGB_VARIANCE
 
 CROP, SEED = 0.8, 666  # as in the VAEs' training
 HALVE = np.outer([1, 3, 3, 1], [1, 3, 3, 1])[:, :, None, None] / 64
@@ -100,12 +100,12 @@ if __name__ == "__main__":
     large = fv.FaceVAE("dfc_vae_large", small.latent_dim)
     paths = fv.find_images(celeba)["path"].sample(frac=1, random_state=SEED)
     photos, _ = fv.load_photos(paths[:512], large.image_size, CROP)
-    halves = np.array(fv.losses.scale_images(photos * 1.0, small.image_size))
+    halves = np.array(fv.scale_images(photos * 1.0, small.image_size))
     grow_encoder(small.encoder, large.encoder, halves)
     grow_decoder(small.decoder, large.decoder)
     large.save(target)
     drawn = np.array(
-        fv.losses.scale_images(large.reconstruct(photos), small.image_size)
+        fv.scale_images(large.reconstruct(photos), small.image_size)
     )
     difference = np.abs(small.reconstruct(photos) - drawn).mean()
     print(f"{target}: differs from {source} by {difference:.1f} of 255")

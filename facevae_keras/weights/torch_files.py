@@ -13,7 +13,7 @@ import struct
 
 import numpy as np
 
-from facevae_keras.stored_arrays import StoredArray
+from facevae_keras.weights.stored_arrays import StoredArray
 
 # How a file begins that PyTorch before 1.6 wrote: a pickled number.
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."

@@ -1,0 +1,323 @@
+"""What differs between Keras' backends, so that the rest of the package is one.
+
+`FaceVAE` writes a step of training once, as if variables could be changed in
+place. That is so under TensorFlow and PyTorch. JAX instead passes all variables
+in and out of a step; `step` does that around the same code.
+"""
+
+import functools
+import itertools
+import pathlib
+
+import keras
+
+
+def _inputs(data):
+    return keras.utils.unpack_x_y_sample_weight(data)[0]
+
+
+class _TensorFlow:
+    @staticmethod
+    def step(method):
+        @functools.wraps(method)
+        def wrapped(self, data):
+            import tensorflow as tf
+
+            inputs = _inputs(data)
+            if len(inputs.shape) == 4:
+                return method(self, inputs)
+
+            def body(number):
+                method(self, self.photos_on_device(inputs[number]))
+                return (number + 1,)
+
+            count = tf.shape(inputs)[0]
+            tf.while_loop(lambda number: number < count, body, [0])
+            return self.loss_results()
+
+        return wrapped
+
+    @staticmethod
+    def losses_and_gradients(model, photos):
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            losses = model.compute_losses(photos, training=True)
+            # The optimizer adds up the gradients of all devices.
+            devices = tf.distribute.get_strategy().num_replicas_in_sync
+            total = losses[0] / devices
+        return losses, tape.gradient(total, model.trainable_variables)
+
+    @staticmethod
+    def standard_normal(shape, seed):
+        import tensorflow as tf
+
+        count, size = shape
+        devices = tf.distribute.get_strategy().num_replicas_in_sync
+        if devices == 1:
+            return keras.random.normal(shape, seed=seed)
+        # Each of several devices takes its part of one draw.
+        noise = keras.random.normal((devices * count, size), seed=seed)
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return noise[number * count : (number + 1) * count]
+
+    @staticmethod
+    def infer(model, inputs):
+        import tensorflow as tf
+
+        if not hasattr(model, "compiled_call"):
+            # One trace for every number of images.
+            images = tf.TensorSpec((None, *inputs.shape[1:]), inputs.dtype)
+            model.compiled_call = tf.function(
+                lambda inputs: model(inputs, training=False),
+                input_signature=[images],
+            )
+        return model.compiled_call(inputs)
+
+    @staticmethod
+    def gpu_has_bfloat16():
+        import tensorflow as tf
+
+        gpus = tf.config.list_physical_devices("GPU")
+        if not gpus:
+            return None
+        details = tf.config.experimental.get_device_details(gpus[0])
+        return details.get("compute_capability", (0, 0)) >= (8, 0)
+
+
+class _Jax:
+    @staticmethod
+    def step(method):
+        def on_state(self, state, inputs):
+            groups = [self.trainable_variables, self.non_trainable_variables]
+            if len(state) == 4:  # a step of training
+                groups.append(self.optimizer.variables)
+            groups.append(self.metrics_variables)
+            flat = [itertools.chain.from_iterable(x) for x in (groups, state)]
+            with keras.StatelessScope(list(zip(*flat, strict=True))) as scope:
+                if len(inputs.shape) == 1:
+                    inputs = self.photos_on_device(inputs)
+                results = method(self, inputs)
+            return results, tuple(
+                [scope.get_current_value(variable) for variable in group]
+                for group in groups
+            )
+
+        @functools.wraps(method)
+        def wrapped(self, state, data):
+            import jax
+
+            inputs = _inputs(data)
+            if len(inputs.shape) == 4:
+                return on_state(self, state, inputs)
+
+            def body(state, indices):
+                results, state = on_state(self, state, indices)
+                return state, results
+
+            state, results = jax.lax.scan(body, tuple(state), inputs)
+            return {name: value[-1] for name, value in results.items()}, state
+
+        return wrapped
+
+    @staticmethod
+    def losses_and_gradients(model, photos):
+        import jax
+
+        others = model.non_trainable_variables
+        variables = [*model.trainable_variables, *others]
+        values_of_others = [variable.value for variable in others]
+
+        def total_loss(trainable):
+            pairs = zip(variables, [*trainable, *values_of_others], strict=True)
+            with keras.StatelessScope(pairs) as scope:
+                losses = model.compute_losses(photos, training=True)
+            changed = [scope.get_current_value(variable) for variable in others]
+            return losses[0], (losses, changed)
+
+        gradients, (losses, changed) = jax.grad(total_loss, has_aux=True)(
+            [variable.value for variable in model.trainable_variables]
+        )
+        for variable, value in zip(others, changed, strict=True):
+            variable.assign(value)
+        return losses, gradients
+
+    @staticmethod
+    def standard_normal(shape, seed):
+        return keras.random.normal(shape, seed=seed)
+
+    @staticmethod
+    @functools.cache
+    def _compiled():
+        import jax
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def infer(model, trainable, non_trainable, inputs):
+            outputs, _ = model.stateless_call(
+                trainable, non_trainable, inputs, training=False
+            )
+            return outputs
+
+        return infer
+
+    @staticmethod
+    def infer(model, inputs):
+        trainable, non_trainable = (
+            [variable.value for variable in variables]
+            for variables in (
+                model.trainable_variables,
+                model.non_trainable_variables,
+            )
+        )
+        return _Jax._compiled()(model, trainable, non_trainable, inputs)
+
+    @staticmethod
+    def gpu_has_bfloat16():
+        import jax
+
+        if jax.default_backend() != "gpu":
+            return None
+        device = jax.devices()[0]
+        return float(getattr(device, "compute_capability", 0)) >= 8
+
+
+class _Torch:
+    @staticmethod
+    def step(method):
+        @functools.wraps(method)
+        def wrapped(self, data):
+            inputs = _inputs(data)
+            if len(inputs.shape) == 4:
+                return method(self, inputs)
+            for indices in inputs:
+                results = method(self, self.photos_on_device(indices))
+            return results
+
+        return wrapped
+
+    @staticmethod
+    def losses_and_gradients(model, photos):
+        model.zero_grad()
+        losses = model.compute_losses(photos, training=True)
+        losses[0].backward()
+        variables = model.trainable_variables
+        gradients = [variable.value.grad for variable in variables]
+        return [loss.detach() for loss in losses], gradients
+
+    @staticmethod
+    def standard_normal(shape, seed):
+        return keras.random.normal(shape, seed=seed)
+
+    @staticmethod
+    def infer(model, inputs):
+        import torch
+
+        with torch.no_grad():
+            return model(inputs, training=False)
+
+    @staticmethod
+    def gpu_has_bfloat16():
+        import torch
+
+        if not torch.cuda.is_available():
+            return None
+        return torch.cuda.is_bf16_supported()
+
+
+_own = {"tensorflow": _TensorFlow, "jax": _Jax, "torch": _Torch}[
+    keras.backend.backend()
+]
+
+
+def step(method):
+    """Makes a method of photos what Keras calls with each batch of `fit`.
+
+    Args:
+        method: function of a `FaceVAE` and photos, (n, height, width, 3). It
+            may assign variables; returns a dictionary of losses.
+
+    Returns:
+        A `train_step` or `test_step` of this backend's signature. A batch is
+        photos, or indices (steps, n) of photos that `FaceVAE.keep_on_device`
+        stored: several steps of training in one launch.
+    """
+    return _own.step(method)
+
+
+def losses_and_gradients(model, photos):
+    """Computes the losses of a batch and differentiates the first.
+
+    Args:
+        model: a `FaceVAE`.
+        photos: (n, height, width, 3), RGB 0..255.
+
+    Returns:
+        The three losses of `model.compute_losses(photos, training=True)`, and
+        the gradients of the first: one tensor for each of
+        `model.trainable_variables`.
+    """
+    return _own.losses_and_gradients(model, photos)
+
+
+def standard_normal(shape, seed):
+    """Draws standard normal noise; several devices share one draw.
+
+    Args:
+        shape: (n, size), n on this device.
+        seed: a `keras.random.SeedGenerator`.
+
+    Returns:
+        Tensor of this shape.
+    """
+    return _own.standard_normal(shape, seed)
+
+
+def infer(model, inputs):
+    """Compiled forward pass of a functional model, in inference mode.
+
+    Args:
+        model: a functional `keras.Model`.
+        inputs: tensor (n, ...).
+
+    Returns:
+        The model's outputs.
+    """
+    return _own.infer(model, inputs)
+
+
+def default_jit_compile():
+    """The `jit_compile` that this project's models are compiled with.
+
+    Returns:
+        False under TensorFlow, where XLA takes about 1.4 times as long for
+        these networks on a CPU; elsewhere Keras' own `"auto"`.
+    """
+    return False if _own is _TensorFlow else "auto"
+
+
+@functools.cache
+def fastest_precision():
+    """The dtype policy in which this machine's convolutions run fastest.
+
+    `"mixed_bfloat16"` is faster on a processor that multiplies bfloat16
+    natively (not under JAX: measured by `benchmarks/training_step.py`) and, by
+    its maker's figures, on an NVIDIA GPU since Ampere (2020). Other hardware
+    computes bfloat16 by way of float32, which is slower.
+
+    Returns:
+        `"mixed_bfloat16"` or `"float32"`.
+
+    Example:
+
+    >>> keras.config.set_dtype_policy(fv.fastest_precision())
+    """
+    fast = _own.gpu_has_bfloat16()  # None: there is no GPU
+    if fast is None:
+        fast = _own is not _Jax and _processor_has_bfloat16()
+    return "mixed_bfloat16" if fast else "float32"
+
+
+def _processor_has_bfloat16():
+    flags = pathlib.Path("/proc/cpuinfo")  # Linux
+    text = flags.read_text() if flags.exists() else ""
+    return "avx512_bf16" in text or "amx_bf16" in text

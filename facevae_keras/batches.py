@@ -1,0 +1,496 @@
+"""Photos decoded, kept, augmented and fed to `fit`."""
+
+import collections
+import concurrent.futures
+import hashlib
+import os
+import pathlib
+import shutil
+import warnings
+
+import keras
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageOps
+
+# Bytes: all of CelebA at 64x64 pixels fits, at 160x160 it doesn't.
+LARGEST_IN_MEMORY = 4 * 1024**3
+
+
+def read_photo(path, image_size, crop=1.0):
+    """Reads one photo: its central square, scaled with anti-aliasing.
+
+    Args:
+        path: path of the image file, of any size and colour mode.
+        image_size: height and width of the result, in pixels.
+        crop: side of the square as a fraction of the photo's shorter side, so
+            that it means the same for photos of every size.
+
+    Returns:
+        uint8 array (image_size, image_size, 3), RGB.
+
+    Raises:
+        OSError: the file is missing, damaged, or no image.
+    """
+    with Image.open(path) as photo:
+        # Lets JPEG decode large photos at a half, a quarter, ... of their
+        # size; at twice the final size the difference can't be seen.
+        photo.draft("RGB", 2 * (round(2 * image_size / crop),))
+        ImageOps.exif_transpose(photo, in_place=True)
+        if photo.mode != "RGB":
+            photo = photo.convert("RGB")
+        width, height = photo.size
+        side = crop * min(width, height)
+        left, top = (width - side) / 2, (height - side) / 2
+        photo = photo.resize(
+            (image_size, image_size),
+            Image.Resampling.BILINEAR,  # Pillow's is anti-aliased
+            box=(left, top, left + side, top + side),
+        )
+    return np.asarray(photo)
+
+
+def read_batches(paths, image_size, crop=1.0, batch_size=128):
+    """Reads photos in order, batch by batch, on all processor cores.
+
+    The next two batches are read while the caller is busy with one, and no
+    more than these are in memory.
+
+    Args:
+        paths: list of paths of image files.
+        image_size, crop: see `read_photo`.
+        batch_size: files per batch.
+
+    Yields:
+        Pairs: the places in `paths` of the photos that could be read, and
+        those photos, a uint8 array (at most batch_size, image_size,
+        image_size, 3). At the end a warning gives the number and names of
+        those that couldn't.
+
+    Raises:
+        ValueError: no paths, a crop that is no fraction, or not one of the
+            files can be read.
+    """
+    paths = [str(path) for path in paths]
+    _check_request(paths, crop)
+    unreadable = {}
+
+    def read(place):
+        return place, _try_photo(paths[place], image_size, crop, unreadable)
+
+    def batch(futures):
+        found = [future.result() for future in futures]
+        found = [(place, photo) for place, photo in found if photo is not None]
+        places = np.array([place for place, _ in found], dtype="int64")
+        photos = np.empty((len(found), image_size, image_size, 3), "uint8")
+        for row, (_, photo) in enumerate(found):
+            photos[row] = photo
+        return places, photos
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        ahead = collections.deque()
+        for start in range(0, len(paths), batch_size):
+            places = range(start, min(start + batch_size, len(paths)))
+            ahead.append([pool.submit(read, place) for place in places])
+            if len(ahead) > 2:
+                yield batch(ahead.popleft())
+        while ahead:
+            yield batch(ahead.popleft())
+    _warn_unreadable(unreadable, len(paths))
+
+
+def load_photos(paths, image_size, crop=1.0, cache_folder=None):
+    """Reads photos once, for a training that passes over them many times.
+
+    Args:
+        paths: paths of image files. A pandas Series (the `path` column of
+            `find_images`) keeps its index; else the files' own names serve.
+        image_size, crop: see `read_photo`.
+        cache_folder: where photos that take more than `LARGEST_IN_MEMORY` go,
+            a file that is mapped into memory, not read. The next call with the
+            same files, size and crop finds it there. None: always in memory.
+
+    Returns:
+        Two things: the photos that could be read, a uint8 array or memory map
+        (n, image_size, image_size, 3), RGB, and their names, a `pandas.Index`.
+        A warning gives the number and names of those that couldn't.
+
+    Raises:
+        ValueError: no paths, or not one of the files can be read.
+
+    Example:
+
+    >>> photos, names = fv.load_photos(training["path"], 160, crop=0.8)
+    >>> vae.fit(fv.photo_batches(photos, 128), epochs=10, steps_per_epoch=100)
+    """
+    names, paths = file_names(paths)
+    shape = (len(paths), image_size, image_size, 3)
+    if cache_folder is None or np.prod(shape) <= LARGEST_IN_MEMORY:
+        photos = np.empty(shape, "uint8")
+        places = _read_into(photos, paths, image_size, crop)
+        return photos[: len(places)], names[places]
+    cache_folder = pathlib.Path(cache_folder)
+    cache = cache_folder / f"photos_{_fingerprint(paths, image_size, crop)}"
+    if not cache.exists():
+        unfinished = cache_folder / f"unfinished_{cache.name}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        photos = np.lib.format.open_memmap(
+            unfinished / "photos.npy", "w+", "uint8", shape
+        )
+        places = _read_into(photos, paths, image_size, crop)
+        photos.flush()
+        np.save(unfinished / "places.npy", places)
+        os.replace(unfinished, cache)
+    photos = np.load(cache / "photos.npy", mmap_mode="r")
+    places = np.load(cache / "places.npy")
+    return photos[: len(places)], names[places]
+
+
+def file_names(paths):
+    """Names for paths: the index of a pandas Series, or the files' own."""
+    if isinstance(paths, pd.Series):
+        return paths.index, [str(path) for path in paths]
+    paths = [str(path) for path in paths]
+    return pd.Index([pathlib.Path(path).name for path in paths]), paths
+
+
+def _read_into(photos, paths, image_size, crop):
+    """Fills the first rows of an array; the places in `paths` of these."""
+    progress = keras.utils.Progbar(len(paths), unit_name="photo")
+    found = []
+    row = 0
+    for places, batch in read_batches(paths, image_size, crop):
+        photos[row : row + len(batch)] = batch
+        row += len(batch)
+        found.append(places)
+        progress.add(len(batch))
+    return np.concatenate(found)
+
+
+def _fingerprint(paths, image_size, crop):
+    """Changes when a file, its size or time, or what is made of it does."""
+    digest = hashlib.sha256(f"{image_size} {crop}".encode())
+    for path in paths:
+        status = os.stat(path) if os.path.exists(path) else None
+        stamp = (status.st_size, status.st_mtime_ns) if status else None
+        digest.update(f"{path} {stamp}".encode())
+    return digest.hexdigest()[:16]
+
+
+def index_batches(count, batch_size, flip=False, steps_per_launch=1, seed=666):
+    """Draws batches without end: every photo once in each pass.
+
+    Args:
+        count: number of photos.
+        batch_size: photos per step of training.
+        flip: mirrors half of the photos.
+        steps_per_launch: how many steps one batch for `fit` is to hold.
+        seed: the same seed draws the same batches.
+
+    Yields:
+        Tuples of one int32 array (steps_per_launch, batch_size). Index i is
+        photo i; index i + count is photo i, mirrored.
+
+    Raises:
+        ValueError: a batch is larger than the data set.
+    """
+    _check_batch_size(batch_size, count)
+    return _index_batches(count, batch_size, flip, steps_per_launch, seed)
+
+
+def _index_batches(count, batch_size, flip, steps_per_launch, seed):
+    random = np.random.default_rng(seed)
+    steps = []
+    while True:
+        order = random.permutation(count)
+        if flip:
+            order = order + count * random.integers(2, size=count)
+        for start in range(0, count - batch_size + 1, batch_size):
+            steps.append(order[start : start + batch_size])
+            if len(steps) == steps_per_launch:
+                yield (np.stack(steps).astype("int32"),)
+                steps = []
+
+
+def photo_batches(
+    photos, batch_size, flip=False, seed=666, warped_size=None, blend=False
+):
+    """Batches of photos for `fit`, without end, on every Keras backend.
+
+    Args:
+        photos: uint8 array (n, height, width, 3), as from `load_photos`.
+        batch_size, flip, seed: see `index_batches`, which draws the photos.
+        warped_size: None leaves photos as they are. A number, smaller than
+            the photos (by a tenth or so), bends each of them a little
+            differently every time, and takes so many pixels around its
+            centre: longer chins, wider eyes, other people. What is learnt
+            from few people then serves more of those who are not among them.
+        blend: gives half of the photos, in spots that are drawn anew every
+            time, the face of the next photo: one's eyes and another's mouth
+            make a third person. To the same end.
+
+    Yields:
+        Tuples of one uint8 array (batch_size, height, width, 3).
+
+    Raises:
+        ValueError: a batch is larger than the data set, or warped photos
+            larger than the photos.
+
+    Example:
+
+    >>> batches = fv.photo_batches(photos, 128, flip=True)
+    >>> vae.fit(batches, epochs=10, steps_per_epoch=100)
+    """
+    if warped_size is not None and warped_size > photos.shape[1]:
+        raise ValueError(
+            f"photos of {photos.shape[1]} pixels have no room for warped ones "
+            f"of {warped_size}"
+        )
+    drawn = index_batches(len(photos), batch_size, flip, seed=seed)
+    batches = (_take(photos, indices[0]) for (indices,) in drawn)
+    random = np.random.default_rng(seed)
+    if warped_size is not None:
+        batches = (_warp_all(batch, warped_size, random) for batch in batches)
+    if blend:
+        batches = (_blend_half(batch, random) for batch in batches)
+    return ((batch,) for batch in batches)
+
+
+def _take(photos, indices):
+    batch = photos[indices % len(photos)]
+    mirrored = indices >= len(photos)
+    batch[mirrored] = batch[mirrored, :, ::-1]
+    return batch
+
+
+def _warp_all(photos, size, random):
+    return np.stack([_warp(photo, size, random) for photo in photos])
+
+
+def _warp(photo, size, random, cells=4):
+    """Bends a photo: as rubber, pulled at the knots of a net of `cells`."""
+    old = photo.shape[0]
+    knots = np.linspace(0, size, cells + 1).round().astype(int)
+    net = np.stack(np.meshgrid(knots, knots), axis=-1) - size / 2  # (y, x, 2)
+    # Deviations: 3 % wider or longer, 3 % slanted, and, in parts of the size,
+    # 1 % aside, 1.5 % by each knot for itself.
+    net = net @ (np.eye(2) + 0.03 * random.standard_normal((2, 2)))
+    net += size * 0.01 * random.standard_normal(2)
+    net += size * 0.015 * random.standard_normal(net.shape)
+    net = np.clip(net + old / 2, 0, old)
+    mesh = [
+        (
+            (knots[x], knots[y], knots[x + 1], knots[y + 1]),
+            (*net[y, x], *net[y + 1, x], *net[y + 1, x + 1], *net[y, x + 1]),
+        )
+        for y in range(cells)
+        for x in range(cells)
+    ]
+    return Image.fromarray(photo).transform(
+        (size, size), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
+    )
+
+
+def _blend_half(photos, random):
+    """Every second photo gets parts of the one after it."""
+    blended = photos.copy()
+    for i in range(0, len(photos) - 1, 2):
+        blended[i] = blend_faces(photos[i], photos[i + 1], random)
+    return blended
+
+
+def blend_faces(face, other, random):
+    """Gives a face soft-edged spots of another one, in its own colours.
+
+    Args:
+        face, other: photos (size, size, 3), uint8, whose eyes and mouths are
+            at the same places, as in CelebA's aligned photos.
+        random: a NumPy generator, which draws the spots.
+
+    Returns:
+        uint8 array (size, size, 3).
+    """
+    size = len(face)
+    middle = slice(size // 4, size - size // 4)
+    mean, other_mean = (x[middle, middle].mean((0, 1)) for x in (face, other))
+    spread, other_spread = (
+        x[middle, middle].std((0, 1)) + 1 for x in (face, other)
+    )
+    recolored = (other - other_mean) / other_spread * spread + mean
+    cells = random.integers(2, 6)  # from halves of a face to an eye
+    spots = Image.fromarray(
+        random.standard_normal((cells, cells)).astype("float32")
+    ).resize((size, size), Image.Resampling.BICUBIC)
+    height = np.asarray(spots)[..., None] + random.normal(scale=0.5)
+    share = 1 / (1 + np.exp(-6 * height))
+    mixed = share * face + (1 - share) * recolored
+    return np.clip(mixed, 0, 255).astype("uint8")
+
+
+def image_dataset(
+    paths,
+    image_size,
+    batch_size=128,
+    crop=1.0,
+    shuffle=False,
+    flip=False,
+    color_jitter=False,
+    seed=666,
+):
+    """Batches of photos for `fit`, `evaluate` and `predict`.
+
+    Args:
+        paths: paths of image files, such as the `path` column of
+            `find_images`.
+        image_size: height and width of the batches' photos, in pixels.
+        batch_size: photos per batch.
+        crop: see `read_photo`.
+        shuffle: draws the photos in another order at every pass, over the
+            whole set, and leaves out the last batch when it isn't full.
+        flip: mirrors half of the photos.
+        color_jitter: varies brightness, saturation and hue a little.
+        seed: one seed gives the same batches every time.
+
+    Returns:
+        `tf.data.Dataset` of uint8 tensors (batch_size, image_size, image_size,
+        3), RGB. A file that can't be read is skipped; at the end of the pass a
+        warning gives their number and names.
+
+    Raises:
+        ValueError: no paths, or, with `shuffle`, fewer than `batch_size`.
+
+    Example:
+
+    >>> training, validation = fv.split_images(fv.find_images("celeba"))
+    >>> dataset = fv.image_dataset(training["path"], 160, shuffle=True)
+    >>> vae.fit(dataset, epochs=10)
+    """
+    import tensorflow as tf
+
+    paths = [str(path) for path in paths]
+    if shuffle:
+        _check_batch_size(batch_size, len(paths))
+    dataset = _photo_dataset(paths, image_size, crop, shuffle, seed)
+    dataset = dataset.batch(batch_size, drop_remainder=shuffle)
+    if flip or color_jitter:
+        augment = _augmentation(flip, color_jitter, seed)
+        dataset = dataset.map(augment)  # not parallel: it would not repeat
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _photo_dataset(paths, image_size, crop, shuffle, seed):
+    """The photos that can be read, one by one; it warns of the others."""
+    import tensorflow as tf
+
+    _check_request(paths, crop)
+    unreadable = {}
+
+    def read(index):
+        photo = _try_photo(paths[index], image_size, crop, unreadable)
+        if photo is None:
+            return np.zeros((image_size, image_size, 3), "uint8"), False
+        return photo, True
+
+    def read_in_graph(index):
+        photo, readable = tf.numpy_function(read, [index], (tf.uint8, tf.bool))
+        photo.set_shape((image_size, image_size, 3))
+        readable.set_shape(())
+        return photo, readable
+
+    def report():  # an empty tail of the data set, which only warns
+        _warn_unreadable(unreadable, len(paths))
+        unreadable.clear()
+        yield from ()
+
+    dataset = tf.data.Dataset.range(len(paths))
+    if shuffle:
+        dataset = dataset.shuffle(len(paths), seed=seed)
+    dataset = dataset.map(read_in_graph, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.filter(lambda photo, readable: readable)
+    dataset = dataset.map(lambda photo, readable: photo)
+    tail = tf.data.Dataset.from_generator(
+        report, output_signature=dataset.element_spec
+    )
+    return dataset.concatenate(tail)
+
+
+def _try_photo(path, image_size, crop, unreadable):
+    """As `read_photo`; None for a file that it can't read, and notes why."""
+    try:
+        return read_photo(path, image_size, crop)
+    except (OSError, SyntaxError, ValueError) as error:
+        unreadable[path] = str(error)
+        return None
+
+
+def _check_batch_size(batch_size, count):
+    if batch_size > count:
+        raise ValueError(
+            f"a batch of {batch_size} is larger than the data set of "
+            f"{count} photos"
+        )
+
+
+def _check_request(paths, crop):
+    if not paths:
+        raise ValueError("expected the paths of photos, found none")
+    if not 0 < crop <= 1:
+        raise ValueError(f"crop is a fraction, 0 < crop <= 1, found {crop}")
+
+
+def _warn_unreadable(unreadable, count):
+    """Warns of files that were skipped.
+
+    Args:
+        unreadable: dictionary of path to reason; nothing happens if empty.
+        count: number of files in all.
+
+    Raises:
+        ValueError: not one of the files could be read.
+    """
+    if not unreadable:
+        return
+    listing = "; ".join(
+        f"{path} ({reason})" for path, reason in list(unreadable.items())[:10]
+    )
+    message = (
+        f"{len(unreadable)} of {count} images could not be read and were "
+        f"skipped: {listing}{'; ...' if len(unreadable) > 10 else ''}"
+    )
+    if len(unreadable) == count:
+        raise ValueError(message)
+    warnings.warn(message, stacklevel=2)
+
+
+def _augmentation(flip, color_jitter, seed):
+    import keras_cv
+    import tensorflow as tf
+
+    def between(low, high):
+        # The layers' own plain factors ignore the seed.
+        return keras_cv.core.UniformFactorSampler(low, high, seed=seed)
+
+    augmentations = []
+    if flip:
+        augmentations.append(
+            keras_cv.layers.RandomFlip("horizontal", seed=seed)
+        )
+    if color_jitter:
+        augmentations += [
+            keras_cv.layers.RandomBrightness(
+                between(-0.1, 0.1), value_range=(0, 255), seed=seed
+            ),
+            keras_cv.layers.RandomSaturation(between(0.4, 0.6), seed=seed),
+            keras_cv.layers.RandomHue(
+                between(0, 0.02), value_range=(0, 255), seed=seed
+            ),
+        ]
+
+    def augment(photos):
+        photos = tf.cast(photos, tf.float32)
+        for augmentation in augmentations:
+            photos = augmentation(photos, training=True)
+        return tf.cast(tf.clip_by_value(photos, 0, 255), tf.uint8)
+
+    return augment

@@ -1,0 +1,278 @@
+"""How well an edit works: evaluators of attributes, dose curves."""
+
+import keras
+import numpy as np
+import pandas as pd
+
+from facevae_keras.attributes import add_attribute
+from facevae_keras.backends import default_jit_compile
+from facevae_keras.facenet import feature_extractor
+from facevae_keras.metrics import (
+    FEATURES,
+    cosines,
+    embed,
+    facenet_features,
+    number_people,
+    parts,
+    standard_error,
+)
+
+
+def attribute_classifier(image_size, attribute_count):
+    """A small convolutional network that sees attributes in faces.
+
+    Args:
+        image_size: height and width of the faces, in pixels.
+        attribute_count: number of attributes to tell.
+
+    Returns:
+        A compiled `keras.Model`: RGB 0..255 images to probabilities
+        (n, attribute_count). Fit it on labels of 0 and 1.
+
+    Example:
+
+    >>> classifier = fv.attribute_classifier(64, labels.shape[1])
+    >>> classifier.fit(faces, labels, epochs=5)
+    """
+    layers = [
+        keras.Input((image_size, image_size, 3)),
+        keras.layers.Rescaling(1 / 128, offset=-1),
+    ]
+    for filters in (32, 64, 128):
+        layers += [
+            keras.layers.Conv2D(filters, 5, strides=2, use_bias=False),
+            keras.layers.BatchNormalization(momentum=0.9),
+            keras.layers.ReLU(),
+        ]
+    layers += [
+        keras.layers.Flatten(),
+        keras.layers.Dropout(0.5),
+        keras.layers.Dense(attribute_count, activation="sigmoid"),
+    ]
+    classifier = keras.Sequential(layers, name="attribute_classifier")
+    classifier.compile(
+        keras.optimizers.Adam(1e-3),
+        loss="binary_crossentropy",
+        metrics=["binary_accuracy"],
+        jit_compile=default_jit_compile(),
+    )
+    return classifier
+
+
+def train_probe(
+    vae,
+    photos,
+    labels,
+    held_out_photos,
+    held_out_labels,
+    identities=None,
+    epochs=6,
+):
+    """Trains an `attribute_classifier` to judge this VAE's faces.
+
+    It learns from reconstructions, since those are what it will be shown: to a
+    classifier of photos everything that a VAE decodes is a blurred photo.
+
+    Args:
+        vae: a `FaceVAE`, trained.
+        photos: array (n, height, width, 3), RGB 0..255, of people whom the VAE
+            was trained on.
+        labels: DataFrame (n, attributes) of -1 / 1, as from
+            `read_attributes`, its rows in the order of the photos.
+        held_out_photos: photos of other people.
+        held_out_labels: their labels.
+        identities: who is on each held-out photo, for the standard error.
+        epochs: times that each reconstruction is shown.
+
+    Returns:
+        The classifier, a compiled `keras.Model`. Its attribute
+        `held_out_accuracy` says what its verdicts are worth: a DataFrame
+        indexed by attribute, columns in 0..1: `accuracy` on the
+        reconstructions of the held-out photos, its `standard_error`, and
+        `most_common`, which is what always giving the more frequent answer
+        would reach.
+
+    Example:
+
+    >>> probe = fv.train_probe(
+    ...     vae,
+    ...     photos,
+    ...     attributes.loc[training.index],
+    ...     held_out_photos,
+    ...     attributes.loc[validation.index],
+    ... )
+    >>> probe.held_out_accuracy.loc["Smiling"]
+    """
+    people = number_people(identities, len(held_out_photos))
+    probe = attribute_classifier(vae.image_size, labels.shape[1])
+    probe.fit(
+        _reconstructions(vae, photos),
+        (labels == 1).to_numpy("float32"),
+        batch_size=64,
+        epochs=epochs,
+        verbose=2,
+    )
+    seen = probe.predict(_reconstructions(vae, held_out_photos), verbose=0)
+    true = (held_out_labels[labels.columns] == 1).to_numpy()
+    right = (seen > 0.5) == true
+    probe.held_out_accuracy = pd.DataFrame(
+        {
+            "accuracy": right.mean(axis=0),
+            "standard_error": standard_error(right, people),
+            "most_common": np.maximum(true.mean(axis=0), 1 - true.mean(axis=0)),
+        },
+        index=pd.Index(labels.columns, name="attribute"),
+    )
+    return probe
+
+
+def edit_figures(
+    classifier, before, after, attributes, edited, identities=None
+):
+    """What a classifier sees change in an edit.
+
+    Args:
+        classifier: model from `train_probe`, or from `attribute_classifier`,
+            trained.
+        before: unedited faces as the VAE decodes them (n, size, size, 3).
+        after: the same faces after the edit.
+        attributes: names of the classifier's outputs.
+        edited: name of the attribute that the edit adds.
+        identities: who is on each face (n,), for the standard errors.
+
+    Returns:
+        `pandas.DataFrame` indexed by attribute, columns in 0..1: `before` and
+        `after`, the share of faces seen with the attribute, and `unchanged`,
+        the share whose verdict is the same before and after; each with its
+        `_standard_error`. For the edited attribute `after` is the rate of
+        success. With a model from `train_probe` also `probe_accuracy`, how
+        often its verdicts are right.
+
+    Raises:
+        ValueError: `edited` is not among the attributes.
+    """
+    people = number_people(identities, len(before))
+    attributes = list(attributes)
+    if edited not in attributes:
+        raise ValueError(
+            f"the classifier knows {', '.join(attributes)}; not {edited}"
+        )
+    seen_before = classifier.predict(before, verbose=0) > 0.5
+    seen_after = classifier.predict(after, verbose=0) > 0.5
+    shares = {
+        "before": seen_before,
+        "after": seen_after,
+        "unchanged": seen_before == seen_after,
+    }
+    figures = pd.DataFrame(
+        {name: values.mean(axis=0) for name, values in shares.items()},
+        index=pd.Index(attributes, name="attribute"),
+    )
+    for name, values in shares.items():
+        figures[f"{name}_standard_error"] = standard_error(values, people)
+    if hasattr(classifier, "held_out_accuracy"):
+        figures["probe_accuracy"] = classifier.held_out_accuracy["accuracy"]
+    return figures
+
+
+def dose_curve(
+    vae, facenet, probe, latents, vector, amounts, edited, identities=None
+):
+    """What more and more of an attribute does to faces.
+
+    To compare two vectors, compare how far the rest is kept where the
+    attribute is seen as often, not at the same amount.
+
+    Args:
+        vae: a `FaceVAE`.
+        facenet: the model from `load_facenet`, trained.
+        probe: model from `train_probe`.
+        latents: array or DataFrame (n, latent_dim) of faces, such as held-out
+            ones without the attribute.
+        vector: (latent_dim,), what `add_attribute` adds.
+        amounts: how many times to add it.
+        edited: name of the attribute that the vector adds.
+        identities: who is on each face (n,), for the standard errors.
+
+    Returns:
+        `pandas.DataFrame`, one row per amount (its index). Each of four
+        columns is a mean over the faces and has its `_standard_error`:
+
+        - `seen`: the share in which the probe sees the attribute;
+        - `identity`: cosine of FaceNet's embeddings of the unedited face and
+          the edited, both as the VAE decodes them;
+        - `identity_of_others`: the same with somebody else's unedited face;
+          where `identity` falls to this, the person is lost;
+        - `others_unchanged`: the share of the other attributes about which
+          the probe's verdict stays.
+
+        Then `NAME_unchanged`, the same for each of the others alone. And
+        `probe_accuracy`: how often its verdicts on the edited attribute are
+        right, see `train_probe`.
+
+    Raises:
+        ValueError: the probe does not know the attribute.
+
+    Example:
+
+    >>> curve = fv.dose_curve(
+    ...     vae, facenet, probe, latents, smile, [0, 1, 2, 3], "Smiling"
+    ... )
+    >>> curve[["seen", "identity"]].plot()
+    """
+    attributes = list(probe.held_out_accuracy.index)
+    if edited not in attributes:
+        raise ValueError(
+            f"the probe knows {', '.join(attributes)}; not {edited}"
+        )
+    place = attributes.index(edited)
+    others_unchanged = [
+        f"{name}_unchanged" for name in attributes if name != edited
+    ]
+    latents = np.asarray(latents, dtype="float32")
+    people = number_people(identities, len(latents))
+    extractor = feature_extractor(facenet, [FEATURES])
+    progress = keras.utils.Progbar(1 + len(amounts), unit_name="amount")
+
+    def look(amount):
+        seen, features = [], []
+        for part in parts(len(latents)):
+            moved = add_attribute(latents[part], vector, [amount])[:, 0]
+            faces = np.clip(vae.decode(moved), 0, 255)
+            seen.append(probe.predict(faces, verbose=0) > 0.5)
+            features.append(facenet_features(extractor, faces))
+        progress.add(1)
+        return np.concatenate(seen), embed(facenet, np.concatenate(features))
+
+    seen_before, embeddings_before = look(0)
+    rows = []
+    for amount in amounts:
+        seen, embeddings = look(amount)
+        own, others = cosines(embeddings, embeddings_before, people)
+        unchanged = np.delete(seen == seen_before, place, axis=1)
+        row = {}
+        for name, values in {
+            "seen": seen[:, place],
+            "identity": own,
+            "identity_of_others": others,
+            "others_unchanged": unchanged.mean(axis=1),
+        }.items():
+            row[name] = values.mean()
+            row[f"{name}_standard_error"] = standard_error(values, people)
+        row.update(zip(others_unchanged, unchanged.mean(axis=0), strict=True))
+        rows.append(row)
+    curve = pd.DataFrame(rows, index=pd.Index(amounts, name="amount"))
+    curve["probe_accuracy"] = probe.held_out_accuracy.loc[edited, "accuracy"]
+    return curve
+
+
+def _reconstructions(vae, photos):
+    """As uint8, since there may be many: an image of 64 pixels is 12 KB."""
+    return np.concatenate(
+        [
+            np.clip(vae.reconstruct(photos[part]).round(), 0, 255).astype(
+                "uint8"
+            )
+            for part in parts(len(photos))
+        ]
+    )

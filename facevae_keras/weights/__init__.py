@@ -1,0 +1,1 @@
+"""Other people's weight files, read into plain arrays; nothing is executed."""
