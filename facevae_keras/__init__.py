@@ -25,6 +25,7 @@ from facevae_keras.callbacks import (
     ReconstructionPictures,
     StopOnNaN,
     check_parameters,
+    warm_up_cosine,
 )
 from facevae_keras.data import find_images, read_attributes, split_images
 from facevae_keras.edits import (
@@ -46,8 +47,15 @@ from facevae_keras.metrics import (
     identity_similarity,
     kernel_distance,
     perceptual_distances,
+    radial_power,
     reconstruction_figures,
+    weave,
 )
-from facevae_keras.plotting import face_grid, save_picture, show_faces
-from facevae_keras.synthetic import write_synthetic_dataset
+from facevae_keras.plotting import (
+    face_grid,
+    save_picture,
+    show_faces,
+    split_grid,
+)
+from facevae_keras.synthetic import data_folder, write_synthetic_dataset
 from facevae_keras.vae import FaceVAE, load_vae

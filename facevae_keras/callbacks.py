@@ -88,6 +88,36 @@ class StopOnNaN(keras.callbacks.Callback):
             )
 
 
+def warm_up_cosine(learning_rate, steps, warm_up_steps=None):
+    """A learning rate that rises at first and then falls along a cosine.
+
+    Without the rise, the first steps of Adam can move log variances so far
+    that their exponentials overflow.
+
+    Args:
+        learning_rate: the highest, after the rise.
+        steps: steps of the whole training.
+        warm_up_steps: steps of the rise; None: a tenth of all, at most 200.
+
+    Returns:
+        A Keras learning rate schedule, from a hundredth of `learning_rate` to
+        0 at the last step.
+
+    Example:
+
+    >>> schedule = fv.warm_up_cosine(3e-3, steps=2400)
+    >>> optimizer = keras.optimizers.Adam(schedule)
+    """
+    if warm_up_steps is None:
+        warm_up_steps = min(200, steps // 10)
+    return keras.optimizers.schedules.CosineDecay(
+        learning_rate / 100,
+        steps - warm_up_steps,
+        warmup_target=learning_rate,
+        warmup_steps=warm_up_steps,
+    )
+
+
 def check_parameters(cells):
     """Raises an error if papermill was given a parameter of unknown name.
 

@@ -19,11 +19,11 @@ from facevae_keras.metrics import (
 
 
 def attribute_classifier(image_size, attribute_count):
-    """A small convolutional network that sees attributes in faces.
+    """A small convolutional network that predicts attributes of faces.
 
     Args:
         image_size: height and width of the faces, in pixels.
-        attribute_count: number of attributes to tell.
+        attribute_count: number of attributes to predict.
 
     Returns:
         A compiled `keras.Model`: RGB 0..255 images to probabilities
@@ -68,54 +68,60 @@ def train_probe(
     identities=None,
     epochs=6,
 ):
-    """Trains an `attribute_classifier` to judge this VAE's faces.
+    """Trains an `attribute_classifier` as the evaluator of a VAE's edits.
 
-    It learns from reconstructions, since those are what it will be shown: to a
-    classifier of photos everything that a VAE decodes is a blurred photo.
+    It is trained on reconstructions, since it is applied to decoded faces:
+    these are blurred beside photos, and a network trained on photos would be
+    less accurate on them.
 
     Args:
-        vae: a `FaceVAE`, trained.
+        vae: a `FaceVAE`, trained. None: `photos` and `held_out_photos` are
+            faces that it has decoded already.
         photos: array (n, height, width, 3), RGB 0..255, of people whom the VAE
             was trained on.
         labels: DataFrame (n, attributes) of -1 / 1, as from
-            `read_attributes`, its rows in the order of the photos.
+            `read_attributes`, its rows in the order of the photos. A column
+            `identity` is left out.
         held_out_photos: photos of other people.
         held_out_labels: their labels.
         identities: who is on each held-out photo, for the standard error.
         epochs: times that each reconstruction is shown.
 
     Returns:
-        The classifier, a compiled `keras.Model`. Its attribute
-        `held_out_accuracy` says what its verdicts are worth: a DataFrame
-        indexed by attribute, columns in 0..1: `accuracy` on the
-        reconstructions of the held-out photos, its `standard_error`, and
-        `most_common`, which is what always giving the more frequent answer
-        would reach.
+        The evaluator, a compiled `keras.Model`. Its attribute
+        `held_out_accuracy` is a DataFrame indexed by attribute, columns in
+        0..1: `accuracy` on the reconstructions of the held-out photos, its
+        `standard_error`, and `most_common`, the accuracy of always predicting
+        the more frequent value.
 
     Example:
 
-    >>> probe = fv.train_probe(
+    >>> evaluator = fv.train_probe(
     ...     vae,
     ...     photos,
     ...     attributes.loc[training.index],
     ...     held_out_photos,
     ...     attributes.loc[validation.index],
     ... )
-    >>> probe.held_out_accuracy.loc["Smiling"]
+    >>> evaluator.held_out_accuracy.loc["Smiling"]
     """
     people = number_people(identities, len(held_out_photos))
-    probe = attribute_classifier(vae.image_size, labels.shape[1])
-    probe.fit(
-        _reconstructions(vae, photos),
+    labels = labels.drop(columns="identity", errors="ignore")
+    if vae is not None:
+        photos = _reconstructions(vae, photos)
+        held_out_photos = _reconstructions(vae, held_out_photos)
+    evaluator = attribute_classifier(photos.shape[1], labels.shape[1])
+    evaluator.fit(
+        photos,
         (labels == 1).to_numpy("float32"),
         batch_size=64,
         epochs=epochs,
         verbose=2,
     )
-    seen = probe.predict(_reconstructions(vae, held_out_photos), verbose=0)
+    seen = evaluator.predict(held_out_photos, verbose=0)
     true = (held_out_labels[labels.columns] == 1).to_numpy()
     right = (seen > 0.5) == true
-    probe.held_out_accuracy = pd.DataFrame(
+    evaluator.held_out_accuracy = pd.DataFrame(
         {
             "accuracy": right.mean(axis=0),
             "standard_error": standard_error(right, people),
@@ -123,30 +129,28 @@ def train_probe(
         },
         index=pd.Index(labels.columns, name="attribute"),
     )
-    return probe
+    return evaluator
 
 
-def edit_figures(
-    classifier, before, after, attributes, edited, identities=None
-):
-    """What a classifier sees change in an edit.
+def edit_figures(evaluator, before, after, attributes, edited, identities=None):
+    """Which attributes an evaluator predicts before and after an edit.
 
     Args:
-        classifier: model from `train_probe`, or from `attribute_classifier`,
+        evaluator: model from `train_probe`, or from `attribute_classifier`,
             trained.
         before: unedited faces as the VAE decodes them (n, size, size, 3).
         after: the same faces after the edit.
-        attributes: names of the classifier's outputs.
+        attributes: names of the evaluator's outputs.
         edited: name of the attribute that the edit adds.
         identities: who is on each face (n,), for the standard errors.
 
     Returns:
         `pandas.DataFrame` indexed by attribute, columns in 0..1: `before` and
-        `after`, the share of faces seen with the attribute, and `unchanged`,
-        the share whose verdict is the same before and after; each with its
-        `_standard_error`. For the edited attribute `after` is the rate of
-        success. With a model from `train_probe` also `probe_accuracy`, how
-        often its verdicts are right.
+        `after`, the share of faces predicted to have the attribute, and
+        `unchanged`, the share with the same prediction before and after; each
+        with its `_standard_error`. For the edited attribute `after` is the
+        rate of success. With a model from `train_probe` also
+        `probe_accuracy`, the share of its predictions that are right.
 
     Raises:
         ValueError: `edited` is not among the attributes.
@@ -155,10 +159,10 @@ def edit_figures(
     attributes = list(attributes)
     if edited not in attributes:
         raise ValueError(
-            f"the classifier knows {', '.join(attributes)}; not {edited}"
+            f"the evaluator predicts {', '.join(attributes)}; not {edited}"
         )
-    seen_before = classifier.predict(before, verbose=0) > 0.5
-    seen_after = classifier.predict(after, verbose=0) > 0.5
+    seen_before = evaluator.predict(before, verbose=0) > 0.5
+    seen_after = evaluator.predict(after, verbose=0) > 0.5
     shares = {
         "before": seen_before,
         "after": seen_after,
@@ -170,23 +174,24 @@ def edit_figures(
     )
     for name, values in shares.items():
         figures[f"{name}_standard_error"] = standard_error(values, people)
-    if hasattr(classifier, "held_out_accuracy"):
-        figures["probe_accuracy"] = classifier.held_out_accuracy["accuracy"]
+    if hasattr(evaluator, "held_out_accuracy"):
+        figures["probe_accuracy"] = evaluator.held_out_accuracy["accuracy"]
     return figures
 
 
 def dose_curve(
-    vae, facenet, probe, latents, vector, amounts, edited, identities=None
+    vae, facenet, evaluator, latents, vector, amounts, edited, identities=None
 ):
-    """What more and more of an attribute does to faces.
+    """Measures faces while more and more of an attribute is added.
 
     To compare two vectors, compare how far the rest is kept where the
     attribute is seen as often, not at the same amount.
 
     Args:
         vae: a `FaceVAE`.
-        facenet: the model from `load_facenet`, trained.
-        probe: model from `train_probe`.
+        facenet: the model from `load_facenet`, trained. None: nothing about
+            identity is measured.
+        evaluator: model from `train_probe`.
         latents: array or DataFrame (n, latent_dim) of faces, such as held-out
             ones without the attribute.
         vector: (latent_dim,), what `add_attribute` adds.
@@ -198,32 +203,32 @@ def dose_curve(
         `pandas.DataFrame`, one row per amount (its index). Each of four
         columns is a mean over the faces and has its `_standard_error`:
 
-        - `seen`: the share in which the probe sees the attribute;
+        - `seen`: the share predicted to have the attribute;
         - `identity`: cosine of FaceNet's embeddings of the unedited face and
           the edited, both as the VAE decodes them;
         - `identity_of_others`: the same with somebody else's unedited face;
           where `identity` falls to this, the person is lost;
-        - `others_unchanged`: the share of the other attributes about which
-          the probe's verdict stays.
+        - `others_unchanged`: the share of the other attributes with the same
+          prediction as for the unedited face.
 
         Then `NAME_unchanged`, the same for each of the others alone. And
-        `probe_accuracy`: how often its verdicts on the edited attribute are
-        right, see `train_probe`.
+        `probe_accuracy`: the evaluator's accuracy for the edited attribute,
+        see `train_probe`.
 
     Raises:
-        ValueError: the probe does not know the attribute.
+        ValueError: the evaluator does not predict the attribute.
 
     Example:
 
     >>> curve = fv.dose_curve(
-    ...     vae, facenet, probe, latents, smile, [0, 1, 2, 3], "Smiling"
+    ...     vae, facenet, evaluator, latents, smile, [0, 1, 2, 3], "Smiling"
     ... )
     >>> curve[["seen", "identity"]].plot()
     """
-    attributes = list(probe.held_out_accuracy.index)
+    attributes = list(evaluator.held_out_accuracy.index)
     if edited not in attributes:
         raise ValueError(
-            f"the probe knows {', '.join(attributes)}; not {edited}"
+            f"the evaluator predicts {', '.join(attributes)}; not {edited}"
         )
     place = attributes.index(edited)
     others_unchanged = [
@@ -231,38 +236,44 @@ def dose_curve(
     ]
     latents = np.asarray(latents, dtype="float32")
     people = number_people(identities, len(latents))
-    extractor = feature_extractor(facenet, [FEATURES])
+    extractor = facenet and feature_extractor(facenet, [FEATURES])
     progress = keras.utils.Progbar(1 + len(amounts), unit_name="amount")
 
-    def look(amount):
+    def measure(amount):
+        """Predictions (n, attributes), and embeddings if there is FaceNet."""
         seen, features = [], []
         for part in parts(len(latents)):
             moved = add_attribute(latents[part], vector, [amount])[:, 0]
             faces = np.clip(vae.decode(moved), 0, 255)
-            seen.append(probe.predict(faces, verbose=0) > 0.5)
-            features.append(facenet_features(extractor, faces))
+            seen.append(evaluator.predict(faces, verbose=0) > 0.5)
+            if extractor:
+                features.append(facenet_features(extractor, faces))
         progress.add(1)
-        return np.concatenate(seen), embed(facenet, np.concatenate(features))
+        embeddings = embed(facenet, np.concatenate(features)) if facenet else 0
+        return np.concatenate(seen), embeddings
 
-    seen_before, embeddings_before = look(0)
+    seen_before, embeddings_before = measure(0)
     rows = []
     for amount in amounts:
-        seen, embeddings = look(amount)
-        own, others = cosines(embeddings, embeddings_before, people)
+        seen, embeddings = measure(amount)
         unchanged = np.delete(seen == seen_before, place, axis=1)
-        row = {}
-        for name, values in {
+        figures = {
             "seen": seen[:, place],
-            "identity": own,
-            "identity_of_others": others,
             "others_unchanged": unchanged.mean(axis=1),
-        }.items():
+        }
+        if facenet:
+            figures["identity"], figures["identity_of_others"] = cosines(
+                embeddings, embeddings_before, people
+            )
+        row = {}
+        for name, values in figures.items():
             row[name] = values.mean()
             row[f"{name}_standard_error"] = standard_error(values, people)
         row.update(zip(others_unchanged, unchanged.mean(axis=0), strict=True))
         rows.append(row)
     curve = pd.DataFrame(rows, index=pd.Index(amounts, name="amount"))
-    curve["probe_accuracy"] = probe.held_out_accuracy.loc[edited, "accuracy"]
+    accuracy = evaluator.held_out_accuracy
+    curve["probe_accuracy"] = accuracy.loc[edited, "accuracy"]
     return curve
 
 

@@ -132,3 +132,26 @@ class PerImageStandardization(layers.Layer):
         values = ops.cast(ops.prod(ops.shape(images)[1:]), images.dtype)
         deviation = ops.maximum(deviation, 1 / ops.sqrt(values))
         return ops.cast((images - mean) / deviation, self.compute_dtype)
+
+
+@keras.saving.register_keras_serializable(package="facevae_keras")
+class HalfBandFilter(layers.Layer):
+    """Smooths images along both axes with the kernel (-1, 4, 10, 4, -1) / 16.
+
+    A decoder that doubles pixels also mirrors low frequencies to just below
+    the sampling limit: a fine grid on every skin. The kernel's response is 1
+    at frequency 0, 1/2 at half of the limit and 0 at the limit itself, so that
+    the grid goes and the rest stays. It has no weights; beyond the edges,
+    images are mirrored.
+    """
+
+    def call(self, images):
+        size = images.shape[1]
+        padded = ops.pad(images, [[0, 0], [2, 2], [2, 2], [0, 0]], "reflect")
+        rows = _half_band([padded[:, i : i + size] for i in range(5)])
+        return _half_band([rows[:, :, i : i + size] for i in range(5)])
+
+
+def _half_band(shifted):
+    far_left, left, middle, right, far_right = shifted
+    return (10 * middle + 4 * (left + right) - (far_left + far_right)) / 16

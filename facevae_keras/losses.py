@@ -143,12 +143,13 @@ class PerceptualLoss(keras.losses.Loss):
                 f"expected a weight for each of {len(self.layers)} layers, "
                 f"found {len(self.weights)}"
             )
-        endpoints = [layer for layer in self.layers if layer != PIXELS]
-        self.feature_extractor = (
-            feature_extractor(facenet, endpoints, self.precision)
-            if endpoints
-            else None
-        )
+        self.feature_extractor = None
+        if set(self.layers) != {PIXELS}:
+            self.feature_extractor = feature_extractor(
+                facenet,
+                [layer for layer in self.layers if layer != PIXELS],
+                self.precision,
+            )
 
     def equalize(self, photos):
         """Divides the weight of each layer by its variance over photos.

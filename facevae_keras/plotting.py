@@ -42,6 +42,37 @@ def face_grid(images, columns=16, border=3):
     return np.pad(grid, ((0, border), (0, border), (0, 0)))
 
 
+def split_grid(grid, size, border=3):
+    """Cuts a picture of `face_grid` into its images again.
+
+    Args:
+        grid: uint8 array (height, width, 3), such as `face_grid` returns.
+        size: height and width of the images, in pixels.
+        border: as for `face_grid`.
+
+    Returns:
+        uint8 array (rows, columns, size, size, 3).
+
+    Raises:
+        ValueError: a picture of another size than such a grid has.
+
+    Example:
+
+    >>> fv.split_grid(fv.face_grid(photos, columns=4), 64).shape
+    (2, 4, 64, 64, 3)
+    """
+    cell = size + border
+    inner = np.asarray(grid)[border:, border:]
+    height, width, channels = inner.shape
+    if height % cell or width % cell:
+        raise ValueError(
+            f"a picture of {np.shape(grid)} is no grid of images of {size} "
+            f"pixels with a border of {border}"
+        )
+    cells = inner.reshape(height // cell, cell, width // cell, cell, channels)
+    return cells.swapaxes(1, 2)[:, :, :size, :size]
+
+
 def save_picture(path, image):
     """Writes an image file; never leaves half of one.
 

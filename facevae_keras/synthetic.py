@@ -928,3 +928,29 @@ def write_synthetic_dataset(folder, count, seed=666):
     unfinished.write_text("\n".join(lines) + "\n", encoding="ascii")
     os.replace(unfinished, listing)
     return folder
+
+
+def data_folder(data_dir, drawn_folder, count=5000, seed=666):
+    """The folder of photos that a notebook works on; draws one if need be.
+
+    Args:
+        data_dir: a folder of photos; empty or None: drawn faces.
+        drawn_folder: where drawn faces are, or are to be drawn.
+        count: how many to draw.
+        seed: see `write_synthetic_dataset`.
+
+    Returns:
+        `pathlib.Path` of the folder. Drawn faces that are complete are left as
+        they are.
+
+    Example:
+
+    >>> folder = fv.data_folder("", "build/drawn_faces", count=2000)
+    >>> images = fv.find_images(folder)
+    """
+    if data_dir:
+        return Path(data_dir)
+    folder = Path(drawn_folder)
+    if (folder / "list_attr_celeba.txt").exists():
+        return folder
+    return write_synthetic_dataset(folder, count, seed)

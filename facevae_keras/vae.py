@@ -15,7 +15,7 @@ from facevae_keras.backends import (
     step,
 )
 from facevae_keras.files import find_pretrained, written_whole
-from facevae_keras.layers import scale_images
+from facevae_keras.layers import HalfBandFilter, scale_images
 from facevae_keras.losses import kl_divergence
 from facevae_keras.weights import conversion
 from facevae_keras.weights import open as weight_files
@@ -33,6 +33,9 @@ class FaceVAE(keras.Model):
         beta: weight of the reconstruction loss, in the loss per image. The
             default is the wiki's: its 0.5 multiplies a sum over a batch of
             128, which is 64 times the mean.
+        smooth_output: ends the decoder with `layers.HalfBandFilter`, which
+            takes the fine grid off that doubling pixels leaves. The wiki's
+            decoders have none.
 
     Attributes:
         encoder: functional model, images to (mean, log variance).
@@ -57,6 +60,7 @@ class FaceVAE(keras.Model):
         latent_dim=100,
         alpha=1.0,
         beta=64.0,
+        smooth_output=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -70,6 +74,12 @@ class FaceVAE(keras.Model):
         self.image_size = pair.image_size
         self.encoder = pair.encoder(latent_dim)
         self.decoder = pair.decoder(latent_dim)
+        self.smooth_output = smooth_output
+        if smooth_output:
+            smooth = HalfBandFilter(name="smooth", dtype="float32")
+            self.decoder = keras.Model(
+                self.decoder.input, smooth(self.decoder.output), name="decoder"
+            )
         self.seed_generator = keras.random.SeedGenerator()
         self.resident_photos = None
         self._trackers = [
@@ -88,6 +98,7 @@ class FaceVAE(keras.Model):
             "latent_dim": self.latent_dim,
             "alpha": self.alpha,
             "beta": self.beta,
+            "smooth_output": self.smooth_output,
         }
 
     def compile(self, optimizer="adam", loss=None, **kwargs):

@@ -316,3 +316,34 @@ def test_streaming_gives_the_same_vectors(drawn):
     with pytest.warns(UserWarning, match="1 of 48 photos have no labels"):
         wanted = fv.attribute_vectors(latents, attributes)
     np.testing.assert_allclose(sums.vectors(), wanted, atol=1e-4)
+
+
+def test_identities_come_with_the_labels_and_are_no_attribute(
+    made_up, tmp_path
+):
+    latents, attributes = made_up
+    wanted = fv.attribute_vectors(latents, attributes)
+    people = attributes.assign(
+        identity=[f"person {i % 50}" for i in range(len(attributes))]
+    )
+    vectors = fv.attribute_vectors(latents, people)
+    pd.testing.assert_frame_equal(vectors, wanted)
+    fv.save_attributes(tmp_path / "a.h5", latents, people, vectors)
+    _, loaded, _ = fv.load_attributes(tmp_path / "a.h5")
+    pd.testing.assert_frame_equal(loaded, people, check_names=False)
+    same_person = fv.balanced_vector(latents, loaded, "Smiling", by="identity")
+    assert same_person.shape == (8,)
+
+
+@pytest.mark.parametrize("load", [fv.load_vae, fv.load_attributes])
+def test_a_name_that_does_not_ship_lists_those_that_do(
+    load, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    message = "celeba_vae: .*celeba_dfc_vae, celeba_dfc_vae_large, drawn_faces"
+    with pytest.raises(FileNotFoundError, match=message):
+        load("celeba_vae")
+    # A file of that name comes first.
+    (tmp_path / "celeba_dfc_vae").write_text("not a VAE")
+    with pytest.raises(ValueError, match="celeba_dfc_vae: "):
+        load("celeba_dfc_vae")

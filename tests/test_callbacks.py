@@ -67,3 +67,11 @@ def test_launches_of_several_steps_count_as_steps(faces, tmp_path):
     )
     names = sorted(path.name for path in tmp_path.glob("reconstructed_*"))
     assert names == [f"reconstructed_0000{n}.png" for n in ("06", "09", "12")]
+
+
+def test_the_learning_rate_rises_and_falls():
+    schedule = fv.warm_up_cosine(1e-2, steps=1000)
+    rates = [float(schedule(step)) for step in (0, 50, 100, 550, 1000)]
+    np.testing.assert_allclose(
+        rates, [1e-4, 5.05e-3, 1e-2, 5e-3, 0], rtol=1e-3, atol=1e-7
+    )

@@ -60,7 +60,7 @@ def test_edit_figures_count_verdicts():
         identities=["she", "she", "he", "he"],
     )
     assert figures.loc["bright", "unchanged_standard_error"] == 0.5
-    with pytest.raises(ValueError, match="knows bright, red; not Smiling"):
+    with pytest.raises(ValueError, match="predicts bright, red; not Smiling"):
         fv.edit_figures(
             BrightnessClassifier(), before, after, ["bright", "red"], "Smiling"
         )
@@ -107,7 +107,10 @@ def test_figures_of_a_known_shift(seeded_facenet, patches):
         "kid_prior",
         "kid_fitted",
         "active_dimensions",
+        "weave",
+        *[name for name in figures.index if name.startswith("power_0.")],
     }
+    assert len(figures) == 20
     mean, error = figures["mean"], figures["standard_error"]
     # A mean squared error of 5^2 for every photo.
     np.testing.assert_allclose(mean["psnr"], 20 * np.log10(255 / 5), rtol=1e-5)
@@ -124,7 +127,10 @@ def test_figures_of_a_known_shift(seeded_facenet, patches):
     assert mean["identity_of_others"] < mean["identity"] < 1
     assert 0 < mean["perceptual_distance"] < 0.1
     assert mean["kid_reconstructions"] < mean["kid_prior"]
-    assert error.drop("active_dimensions").notna().all()
+    # A constant shift is no pattern, and changes no frequency above 0.
+    np.testing.assert_allclose(mean["weave"], 0, atol=1e-3)
+    np.testing.assert_allclose(mean["power_0.48"], 1, atol=1e-3)
+    assert error.drop(["active_dimensions", "weave"])[:8].notna().all()
 
 
 @pytest.mark.parametrize(
@@ -286,7 +292,13 @@ def test_a_dose_curve_of_a_linear_decoder(seeded_facenet):
         curve.loc[2, "seen_standard_error"], np.sqrt(share * (1 - share) / 5)
     )
     assert (curve["probe_accuracy"] == 0.9).all()
-    with pytest.raises(ValueError, match="knows Red, Bright; not Smiling"):
+    # Without FaceNet: the same but for identity.
+    without = fv.dose_curve(
+        LinearVAE(), None, ColourProbe(), latents, [1.0, 0.25], amounts, "Red"
+    )
+    identity = [name for name in curve if name.startswith("identity")]
+    pd.testing.assert_frame_equal(without, curve.drop(columns=identity))
+    with pytest.raises(ValueError, match="predicts Red, Bright; not Smiling"):
         fv.dose_curve(None, None, ColourProbe(), [], [], [], "Smiling")
 
 
@@ -321,3 +333,46 @@ def test_a_probe_learns_from_reconstructions_and_says_how_well():
     figures = fv.edit_figures(probe, faces, faces, labels.columns, "Dark")
     assert (figures["unchanged"] == 1).all()
     assert (figures["probe_accuracy"] == accuracy["accuracy"]).all()
+
+
+def test_an_evaluator_of_faces_that_are_decoded_already():
+    random = np.random.default_rng(0)
+    labels = pd.DataFrame({"Dark": np.resize([-1, 1], 64)})
+    labels["identity"] = "somebody"  # no attribute
+    faces = 150 + 20 * random.standard_normal((64, 64, 64, 3))
+    faces -= 80 * (labels["Dark"] == 1).to_numpy()[:, None, None, None]
+    keras.utils.set_random_seed(0)
+    evaluator = fv.train_probe(
+        None, faces[:48], labels[:48], faces[48:], labels[48:], epochs=6
+    )
+    assert list(evaluator.held_out_accuracy.index) == ["Dark"]
+    assert evaluator.held_out_accuracy.loc["Dark", "accuracy"] > 0.9
+
+
+def waves(frequency, amplitude, size=64):
+    """Noise, and waves of one frequency (cycles a pixel) along x and y."""
+    random = np.random.default_rng(0)
+    images = 128 + 10 * random.standard_normal((16, size, size, 3))
+    wave = amplitude * np.cos(2 * np.pi * frequency * np.arange(size))
+    return images + (wave[:, None] + wave)[..., None]
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_a_spectrum_shows_a_wave_at_its_frequency(size):
+    ratio = fv.radial_power(waves(0.25, 5, size)) / fv.radial_power(
+        waves(0.25, 0, size)
+    )
+    assert len(ratio) == 32
+    assert abs(ratio.idxmax() - 0.25) < 1 / 64
+    far = np.abs(ratio.index - 0.25) > 4 / 64
+    np.testing.assert_allclose(ratio[far], 1, atol=0.1)
+
+
+def test_the_weave_of_a_pattern():
+    photos = waves(0.45, 0)
+    assert fv.weave(photos, photos) == 0
+    assert fv.weave(photos, waves(0.45, 20)) > 1
+    assert fv.weave(photos, waves(0.05, 20)) < 0.1  # too coarse to count
+    assert fv.weave(photos, 128 + 0.1 * (photos - 128)) == pytest.approx(
+        -2, abs=1e-3
+    )

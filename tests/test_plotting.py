@@ -44,3 +44,11 @@ def test_figures_have_labels(shape):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b"]
     assert axes.get_title() == "faces"
     plt.close()
+
+
+def test_a_grid_cut_apart_is_what_it_was_made_of():
+    images = np.random.default_rng(0).integers(0, 255, (2, 4, 8, 8, 3), "uint8")
+    grid = fv.face_grid(images)
+    np.testing.assert_array_equal(fv.split_grid(grid, 8), images)
+    with pytest.raises(ValueError, match="no grid of images of 9 pixels"):
+        fv.split_grid(grid, 9)

@@ -1,6 +1,7 @@
 """The built-in faces: their files, their statistics, and their truth."""
 
 import copy
+import pathlib
 
 import numpy as np
 import pytest
@@ -239,3 +240,16 @@ def test_stopped_run_leaves_no_attribute_file(folder, tmp_path, monkeypatch):
     assert not (target / "list_attr_celeba.txt").exists()
     assert not list(target.rglob("*.part"))
     assert read(write_synthetic_dataset(target, COUNT)) == read(folder)
+
+
+def test_faces_are_drawn_only_where_there_is_no_folder(tmp_path):
+    import facevae_keras as fv
+
+    assert fv.data_folder("photos", tmp_path / "drawn") == pathlib.Path(
+        "photos"
+    )
+    folder = fv.data_folder("", tmp_path / "drawn", count=2, seed=1)
+    listing = folder / "list_attr_celeba.txt"
+    written = listing.stat().st_mtime_ns
+    assert fv.data_folder("", tmp_path / "drawn", count=2, seed=1) == folder
+    assert listing.stat().st_mtime_ns == written
