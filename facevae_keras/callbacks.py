@@ -1,6 +1,7 @@
 """What a run of a notebook needs around `fit`.
 
-Its parameters checked, pictures of progress, a stop on NaN.
+Its parameters checked, pictures of progress, a stop on NaN; and the check of
+an exercise's answer.
 """
 
 import ast
@@ -8,6 +9,8 @@ import math
 import pathlib
 
 import keras
+import numpy as np
+from keras import ops
 
 from facevae_keras.plotting import face_grid, save_picture
 
@@ -156,3 +159,46 @@ def _assigned_names(cell):
         for node in ast.walk(ast.parse(cell))
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
+
+
+def check_answer(yours, expected, tolerance):
+    """Compares the answer of an exercise with the expected one, and prints it.
+
+    It raises nothing where the answer is wrong or missing, so that a notebook
+    with open exercises still runs from top to bottom.
+
+    Args:
+        yours: a number, an array or a tensor; None: not answered yet.
+        expected: likewise, of the same shape.
+        tolerance: the largest difference that counts as correct, in the unit
+            of the answer.
+
+    Example:
+
+    >>> fv.check_answer(3.1, expected=3.14, tolerance=0.05)
+    yours 3.1, expected 3.14 ± 0.05: correct
+    """
+    if yours is None:
+        print("no answer yet")
+        return
+    yours, expected = (
+        ops.convert_to_numpy(value).astype("float64")
+        for value in (yours, expected)
+    )
+    if yours.shape != expected.shape:
+        print(
+            f"yours has shape {yours.shape}, expected {expected.shape}: "
+            "not correct yet"
+        )
+        return
+    difference = np.abs(yours - expected).max()
+    verdict = "correct" if difference <= tolerance else "not correct yet"
+    if expected.ndim == 0:
+        print(
+            f"yours {yours:g}, expected {expected:g} ± {tolerance:g}: {verdict}"
+        )
+    else:
+        print(
+            f"yours differs from the expected array by at most "
+            f"{difference:.3g} (allowed {tolerance:g}): {verdict}"
+        )

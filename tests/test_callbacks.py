@@ -75,3 +75,22 @@ def test_the_learning_rate_rises_and_falls():
     np.testing.assert_allclose(
         rates, [1e-4, 5.05e-3, 1e-2, 5e-3, 0], rtol=1e-3, atol=1e-7
     )
+
+
+@pytest.mark.parametrize(
+    ("yours", "expected", "verdict"),
+    [
+        (3.1, 3.14, "yours 3.1, expected 3.14 ± 0.05: correct"),
+        (3.2, 3.14, "yours 3.2, expected 3.14 ± 0.05: not correct yet"),
+        (float("nan"), 3.14, "expected 3.14 ± 0.05: not correct yet"),
+        (None, 3.14, "no answer yet"),
+        ([1.0, 2.04], [1.0, 2.0], "at most 0.04 (allowed 0.05): correct"),
+        ([1.0, 2.1], [1.0, 2.0], "(allowed 0.05): not correct yet"),
+        ([1.0], [1.0, 2.0], "shape (1,), expected (2,): not correct yet"),
+    ],
+)
+def test_an_answer_is_compared_within_its_tolerance(
+    yours, expected, verdict, capsys
+):
+    fv.check_answer(yours, expected, tolerance=0.05)
+    assert verdict in capsys.readouterr().out
