@@ -19,12 +19,17 @@ import facevae_keras as fv
 from facevae_keras.files import pretrained_file
 
 
+def _rounded(weights):
+    """To half precision, but for values beyond its range."""
+    with np.errstate(over="ignore"):
+        half = weights.astype("float16").astype("float32")
+    return np.where(np.isfinite(half), half, weights)
+
+
 def write_compressed(model, target):
     """Saves a model whose weights are rounded to half precision."""
     for layer in model.layers:
-        layer.set_weights(
-            [w.astype("float16").astype("float32") for w in layer.get_weights()]
-        )
+        layer.set_weights([_rounded(w) for w in layer.get_weights()])
     saved = target.with_name("saved_" + target.name)
     model.save(saved)
     with (
