@@ -24,6 +24,7 @@ from facevae_keras.batches import (
 from facevae_keras.callbacks import (
     ReconstructionPictures,
     StopOnNaN,
+    TrainingRun,
     check_answer,
     check_parameters,
     warm_up_cosine,

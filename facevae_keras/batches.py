@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import functools
 import hashlib
 import os
 import pathlib
@@ -178,6 +179,45 @@ def _fingerprint(paths, image_size, crop):
     return digest.hexdigest()[:16]
 
 
+class Batches(keras.utils.PyDataset):
+    """Batches for `fit`, without end; each follows from its number alone.
+
+    They can be passed to `fit`, looped over, or asked for with `next`.
+
+    Args:
+        batch: function of a number, from 0, that returns that batch's array.
+        steps_per_launch: how many steps of training a batch holds.
+
+    Example:
+
+    >>> batches = fv.photo_batches(photos, 128)
+    >>> (first,) = next(batches)
+    >>> vae.fit(batches.skip(1000), steps_per_epoch=100)
+    """
+
+    num_batches = None  # without end
+
+    def __init__(self, batch, steps_per_launch=1, first=0):
+        super().__init__()
+        self.steps_per_launch = steps_per_launch
+        self._batch = batch
+        self._first = first
+
+    def __getitem__(self, number):
+        return (self._batch(self._first + number),)
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        self._first += 1
+        return self[-1]
+
+    def skip(self, count):
+        """The same batches from number `count` on; none is read in vain."""
+        return Batches(self._batch, self.steps_per_launch, self._first + count)
+
+
 def index_batches(count, batch_size, flip=False, steps_per_launch=1, seed=666):
     """Draws batches without end: every photo once in each pass.
 
@@ -188,29 +228,39 @@ def index_batches(count, batch_size, flip=False, steps_per_launch=1, seed=666):
         steps_per_launch: how many steps one batch for `fit` is to hold.
         seed: the same seed draws the same batches.
 
-    Yields:
-        Tuples of one int32 array (steps_per_launch, batch_size). Index i is
+    Returns:
+        `Batches` of one int32 array (steps_per_launch, batch_size). Index i is
         photo i; index i + count is photo i, mirrored.
 
     Raises:
         ValueError: a batch is larger than the data set.
     """
+    draw = _drawn_indices(count, batch_size, flip, seed)
+
+    def batch(number):
+        first = number * steps_per_launch
+        return np.stack([draw(first + i) for i in range(steps_per_launch)])
+
+    return Batches(batch, steps_per_launch)
+
+
+def _drawn_indices(count, batch_size, flip, seed):
+    """A function of the number of a step: its indices, as `index_batches`."""
     _check_batch_size(batch_size, count)
-    return _index_batches(count, batch_size, flip, steps_per_launch, seed)
 
-
-def _index_batches(count, batch_size, flip, steps_per_launch, seed):
-    random = np.random.default_rng(seed)
-    steps = []
-    while True:
+    @functools.lru_cache(maxsize=2)
+    def indices_of_pass(number):
+        random = np.random.default_rng([seed, number])
         order = random.permutation(count)
         if flip:
             order = order + count * random.integers(2, size=count)
-        for start in range(0, count - batch_size + 1, batch_size):
-            steps.append(order[start : start + batch_size])
-            if len(steps) == steps_per_launch:
-                yield (np.stack(steps).astype("int32"),)
-                steps = []
+        return order.astype("int32")
+
+    def draw(step):
+        number, place = divmod(step, count // batch_size)
+        return indices_of_pass(number)[place * batch_size :][:batch_size]
+
+    return draw
 
 
 def photo_batches(
@@ -230,8 +280,8 @@ def photo_batches(
             time, the face of the next photo: one's eyes and another's mouth
             make a third person. To the same end.
 
-    Yields:
-        Tuples of one uint8 array (batch_size, height, width, 3).
+    Returns:
+        `Batches` of one uint8 array (batch_size, height, width, 3).
 
     Raises:
         ValueError: a batch is larger than the data set, or warped photos
@@ -247,14 +297,16 @@ def photo_batches(
             f"photos of {photos.shape[1]} pixels have no room for warped ones "
             f"of {warped_size}"
         )
-    drawn = index_batches(len(photos), batch_size, flip, seed=seed)
-    batches = (_take(photos, indices[0]) for (indices,) in drawn)
-    random = np.random.default_rng(seed)
-    if warped_size is not None:
-        batches = (_warp_all(batch, warped_size, random) for batch in batches)
-    if blend:
-        batches = (_blend_half(batch, random) for batch in batches)
-    return ((batch,) for batch in batches)
+    draw = _drawn_indices(len(photos), batch_size, flip, seed)
+
+    def batch(step):
+        drawn = _take(photos, draw(step))
+        random = np.random.default_rng([seed, step])
+        if warped_size is not None:
+            drawn = _warp_all(drawn, warped_size, random)
+        return _blend_half(drawn, random) if blend else drawn
+
+    return Batches(batch)
 
 
 def _take(photos, indices):
@@ -425,6 +477,8 @@ def _try_photo(path, image_size, crop, unreadable):
 
 
 def _check_batch_size(batch_size, count):
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, is {batch_size}")
     if batch_size > count:
         raise ValueError(
             f"a batch of {batch_size} is larger than the data set of "

@@ -3,7 +3,12 @@
 import contextlib
 import os
 import pathlib
+import platform
 
+import psutil
+
+# Of an unfinished file; the number of the process that writes it follows.
+_PREFIX = f"unfinished_{platform.node()}_"
 _PRETRAINED = pathlib.Path(__file__).parent / "pretrained"
 
 
@@ -17,15 +22,37 @@ def written_whole(path):
     Yields:
         The path to write to, with the same suffix. If that fails, it is
         removed, and what was at `path` stays.
+
+    Raises:
+        OSError: it can't be written, because the disk is full for example;
+            names the file.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"unfinished_{os.getpid()}_{path.name}")
+    unfinished = path.with_name(f"{_PREFIX}{os.getpid()}_{path.name}")
     try:
         yield unfinished
+        with open(unfinished, "rb+") as file:
+            os.fsync(file.fileno())  # the name must not come before the bytes
         os.replace(unfinished, path)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise OSError(f"{path}: could not be written ({error})") from error
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder):
+    """Removes unfinished files of processes that were killed.
+
+    Args:
+        folder: `pathlib.Path` of the folder; nothing happens if there is none.
+    """
+    for file in folder.glob(f"{_PREFIX}*"):
+        process = file.name.removeprefix(_PREFIX).split("_")[0]
+        if process.isdecimal() and not psutil.pid_exists(int(process)):
+            file.unlink(missing_ok=True)
 
 
 def pretrained_file(name):

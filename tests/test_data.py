@@ -1,6 +1,7 @@
 import itertools
 import pathlib
 import shutil
+import time
 import warnings
 
 import numpy as np
@@ -317,6 +318,33 @@ def test_every_pass_draws_every_photo_once():
     np.testing.assert_array_equal(again[0], passes[0][0])
     with pytest.raises(ValueError, match="batch of 13 is larger"):
         fv.index_batches(12, 13)
+
+
+def test_batches_can_be_skipped_without_reading_them(faces):
+    options = {"flip": True, "warped_size": 56, "blend": True, "seed": 3}
+    batches = fv.photo_batches(faces, 8, **options)
+    later = [batch for (batch,) in itertools.islice(batches, 9)][7:]
+    skipped = fv.photo_batches(faces, 8, **options).skip(3).skip(4)
+    start = time.monotonic()
+    far = batches.skip(10**9)
+    assert time.monotonic() - start < 0.1
+    for wanted, (batch,) in zip(later, skipped, strict=False):
+        np.testing.assert_array_equal(batch, wanted)
+    assert next(far)[0].shape == (8, 56, 56, 3)
+    # `fit` asks for batches by number, and so may several threads.
+    np.testing.assert_array_equal(batches.skip(-2)[0][0], later[0])
+    one = itertools.islice(fv.index_batches(12, 4, seed=1), 9)
+    three = fv.index_batches(12, 4, steps_per_launch=3, seed=1).skip(1)
+    np.testing.assert_array_equal(
+        np.concatenate([launch for (launch,) in itertools.islice(three, 2)]),
+        [step[0] for (step,) in one][3:],
+    )
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_no_batches_of_no_photos(batch_size):
+    with pytest.raises(ValueError, match=f"1 or more, is {batch_size}"):
+        fv.photo_batches(np.zeros((4, 8, 8, 3), "uint8"), batch_size)
 
 
 def test_photo_batches_are_the_photos_of_the_indices():
