@@ -20,6 +20,7 @@ from facevae_keras.batches import (
     load_photos,
     photo_batches,
     read_photo,
+    training_batches,
 )
 from facevae_keras.callbacks import (
     ReconstructionPictures,

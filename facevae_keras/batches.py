@@ -263,22 +263,84 @@ def _drawn_indices(count, batch_size, flip, seed):
     return draw
 
 
+def training_batches(
+    paths,
+    image_size,
+    batch_size,
+    crop=1.0,
+    flip=False,
+    warp=False,
+    blend=False,
+    color_jitter=False,
+    cache_folder=None,
+    seed=666,
+):
+    """Reads photos and feeds them to `fit`, augmented, without end.
+
+    Args:
+        paths: paths of image files, such as the `path` column of
+            `find_images`.
+        image_size: height and width of the batches' photos, in pixels.
+        batch_size: photos per batch.
+        crop: see `read_photo`.
+        flip: mirrors half of the photos.
+        warp: warps every photo at random, differently each time. The photos
+            are read an eighth larger for that, so that `crop` is at most 8/9.
+        blend, color_jitter, seed: see `photo_batches`.
+        cache_folder: see `load_photos`.
+
+    Returns:
+        `Batches` of one uint8 array (batch_size, image_size, image_size, 3).
+
+    Raises:
+        ValueError: as `load_photos` and `photo_batches`; or `warp` with too
+            large a crop.
+
+    Example:
+
+    >>> batches = fv.training_batches(training["path"], 64, 128, crop=0.8)
+    >>> vae.fit(batches, epochs=10, steps_per_epoch=100)
+    """
+    margin = 9 / 8 if warp else 1
+    if margin * crop > 1:
+        raise ValueError(
+            f"warp needs room around the crop: at most {8 / 9:.3f} of the "
+            f"photo's shorter side, found a crop of {crop}"
+        )
+    photos, _ = load_photos(
+        paths, round(margin * image_size), margin * crop, cache_folder
+    )
+    return photo_batches(
+        photos,
+        batch_size,
+        flip,
+        seed,
+        warped_size=image_size if warp else None,
+        blend=blend,
+        color_jitter=color_jitter,
+    )
+
+
 def photo_batches(
-    photos, batch_size, flip=False, seed=666, warped_size=None, blend=False
+    photos,
+    batch_size,
+    flip=False,
+    seed=666,
+    warped_size=None,
+    blend=False,
+    color_jitter=False,
 ):
     """Batches of photos for `fit`, without end, on every Keras backend.
 
     Args:
         photos: uint8 array (n, height, width, 3), as from `load_photos`.
         batch_size, flip, seed: see `index_batches`, which draws the photos.
-        warped_size: None leaves photos as they are. A number, smaller than
-            the photos (by a tenth or so), bends each of them a little
-            differently every time, and takes so many pixels around its
-            centre: longer chins, wider eyes, other people. What is learnt
-            from few people then serves more of those who are not among them.
-        blend: gives half of the photos, in spots that are drawn anew every
-            time, the face of the next photo: one's eyes and another's mouth
-            make a third person. To the same end.
+        warped_size: output size in pixels, smaller than the photos by a tenth
+            or so. Photos are warped at random and cropped to it; this reduces
+            overfitting to few people. None: photos as they are.
+        blend: blends every second photo with the next one, in spots that are
+            drawn anew every time; this reduces overfitting, too.
+        color_jitter: varies brightness, saturation and hue a little.
 
     Returns:
         `Batches` of one uint8 array (batch_size, height, width, 3).
@@ -299,12 +361,23 @@ def photo_batches(
         )
     draw = _drawn_indices(len(photos), batch_size, flip, seed)
 
+    jitter = _color_jitter_layers(seed) if color_jitter else []
+
     def batch(step):
         drawn = _take(photos, draw(step))
         random = np.random.default_rng([seed, step])
         if warped_size is not None:
             drawn = _warp_all(drawn, warped_size, random)
-        return _blend_half(drawn, random) if blend else drawn
+        if blend:
+            drawn = _blend_half(drawn, random)
+        if jitter:
+            drawn = drawn.astype("float32")
+        for layer in jitter:
+            # What it draws depends on the step alone: a resumed training goes
+            # on with the same colors.
+            layer.generator.state.assign([layer.seed, 8 * step])
+            drawn = layer(drawn, training=True)
+        return _to_uint8(drawn) if jitter else drawn
 
     return Batches(batch)
 
@@ -401,7 +474,8 @@ def image_dataset(
         shuffle: draws the photos in another order at every pass, over the
             whole set, and leaves out the last batch when it isn't full.
         flip: mirrors half of the photos.
-        color_jitter: varies brightness, saturation and hue a little.
+        color_jitter: varies brightness, saturation and hue a little, with
+            layers of Keras; `"keras-cv"`: with those of keras-cv.
         seed: one seed gives the same batches every time.
 
     Returns:
@@ -517,29 +591,46 @@ def _warn_unreadable(unreadable, count):
     warnings.warn(message, stacklevel=2)
 
 
-def _augmentation(flip, color_jitter, seed):
+def _color_jitter_layers(seed):
+    layers = keras.layers
+    return [
+        layers.RandomBrightness(0.1, (0, 255), seed=seed, dtype="float32"),
+        layers.RandomSaturation((0.4, 0.6), seed=seed + 1, dtype="float32"),
+        layers.RandomHue((0, 0.02), seed=seed + 2, dtype="float32"),
+    ]
+
+
+def _keras_cv_jitter_layers(seed):
     import keras_cv
-    import tensorflow as tf
 
     def between(low, high):
         # The layers' own plain factors ignore the seed.
         return keras_cv.core.UniformFactorSampler(low, high, seed=seed)
 
+    layers = keras_cv.layers
+    range_ = {"value_range": (0, 255)}
+    return [
+        layers.RandomBrightness(between(-0.1, 0.1), **range_, seed=seed),
+        layers.RandomSaturation(between(0.4, 0.6), seed=seed),
+        layers.RandomHue(between(0, 0.02), **range_, seed=seed),
+    ]
+
+
+def _to_uint8(images):
+    images = keras.ops.convert_to_numpy(images)
+    return np.clip(images, 0, 255).astype("uint8")
+
+
+def _augmentation(flip, color_jitter, seed):
+    import tensorflow as tf
+
     augmentations = []
     if flip:
-        augmentations.append(
-            keras_cv.layers.RandomFlip("horizontal", seed=seed)
-        )
-    if color_jitter:
-        augmentations += [
-            keras_cv.layers.RandomBrightness(
-                between(-0.1, 0.1), value_range=(0, 255), seed=seed
-            ),
-            keras_cv.layers.RandomSaturation(between(0.4, 0.6), seed=seed),
-            keras_cv.layers.RandomHue(
-                between(0, 0.02), value_range=(0, 255), seed=seed
-            ),
-        ]
+        augmentations.append(keras.layers.RandomFlip("horizontal", seed=seed))
+    if color_jitter == "keras-cv":
+        augmentations += _keras_cv_jitter_layers(seed)
+    elif color_jitter:
+        augmentations += _color_jitter_layers(seed)
 
     def augment(photos):
         photos = tf.cast(photos, tf.float32)

@@ -188,15 +188,59 @@ def test_flips_mirror_about_half_of_the_photos(drawn):
     assert 10 < mirrored.sum() < 38
 
 
-def test_jitter_changes_colours_a_little_and_stays_in_range(drawn):
+@pytest.mark.parametrize("library", [True, "keras-cv"])
+def test_jitter_changes_colors_a_little_and_stays_in_range(drawn, library):
+    if library == "keras-cv":
+        pytest.importorskip("keras_cv")
     paths = fv.find_images(drawn)["path"]
     plain = np.concatenate(list(fv.image_dataset(paths, 64)))
     jittered = np.concatenate(
-        list(fv.image_dataset(paths, 64, color_jitter=True))
+        list(fv.image_dataset(paths, 64, color_jitter=library))
     )
     assert jittered.dtype == np.uint8
     change = np.abs(plain.astype(float) - jittered).mean(axis=(1, 2, 3))
     assert 1 < change.mean() < 30
+
+
+def test_both_libraries_jitter_with_the_same_statistics():
+    pytest.importorskip("keras_cv")
+    color = np.full((4096, 4, 4, 3), [168, 128, 88], "float32")
+    found = [
+        np.stack([np.asarray(layer(color))[:, 0, 0] for layer in layers])
+        for layers in (
+            fv.batches._color_jitter_layers(1),
+            fv.batches._keras_cv_jitter_layers(1),
+        )
+    ]
+    for statistic in (np.mean, np.std):
+        own, other = (statistic(values, axis=1) for values in found)
+        np.testing.assert_allclose(own, other, rtol=0.05, atol=0.7)
+
+
+def test_training_batches_combine_everything_and_can_be_skipped(drawn):
+    paths = fv.find_images(drawn)["path"]
+
+    def batches(**options):
+        return fv.training_batches(paths, 32, 8, crop=0.8, **options)
+
+    def first(batches):
+        (photos,) = next(batches)
+        assert photos.shape == (8, 32, 32, 3) and photos.dtype == "uint8"
+        return photos
+
+    together = dict(flip=True, warp=True, blend=True, color_jitter=True)
+    plain, augmented = first(batches()), first(batches(**together))
+    assert (plain != augmented).mean() > 0.9
+    ahead = batches(**together)
+    for _ in range(3):
+        next(ahead)
+    skipped = batches(**together).skip(3)
+    np.testing.assert_array_equal(first(skipped), first(ahead))
+    jittered = first(batches(color_jitter=True)).astype(float)
+    change = (jittered - plain).mean((1, 2, 3))
+    assert 1 < np.abs(change).max() < 40
+    with pytest.raises(ValueError, match="at most 0.889.*crop of 0.95"):
+        fv.training_batches(paths, 32, 8, crop=0.95, warp=True)
 
 
 def test_splits_keep_people_apart(celeba):
