@@ -1,6 +1,8 @@
-# make tutorial   set up, then run every notebook on the built-in faces
-# make test       set up, then run the tests
 # make lab        set up, then open the notebooks in JupyterLab
+# make tutorial   set up, then run every notebook on drawn faces
+# make test       set up, check the style, then run the tests
+# make test-fast  the tests without the slow ones: less than 90 seconds
+# make lint       check the style alone: ruff's rules and format
 # make notebooks  make tutorial, and store its outputs in notebooks/; what ships
 #                 in facevae_keras/pretrained/ and the pictures come from that run
 
@@ -12,7 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL := 3
 export IPYTHONDIR := $(CURDIR)/.ipython
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: tutorial test lab notebooks
+.PHONY: tutorial test test-fast lint lab notebooks
 
 tutorial: .venv/installed
 	mkdir -p build
@@ -26,11 +28,19 @@ tutorial: .venv/installed
 	@echo "The executed notebooks are in build/. Their pictures:"
 	@find build -name '*.png' -not -path '*/images/*' | sort
 
-test: .venv/installed
+test: lint
 	$(BIN)/python -m pytest
 
+test-fast: .venv/installed
+	$(BIN)/python -m pytest -m "not slow and not exhaustive"
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# From the root, so that links to docs/ and data/ work in JupyterLab, too.
 lab: .venv/installed
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 notebooks: tutorial
 	$(BIN)/jupyter nbconvert --to notebook --output-dir notebooks \

@@ -62,3 +62,5 @@ from facevae_keras.plotting import (
 )
 from facevae_keras.synthetic import data_folder, write_synthetic_dataset
 from facevae_keras.vae import FaceVAE, load_vae
+
+__version__ = "0.2.0"
