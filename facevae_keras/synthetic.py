@@ -12,7 +12,6 @@ right and ``v`` down. Light is linear (the square of a pixel value from 0 to
 """
 
 import math
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +19,8 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
+
+from facevae_keras.files import written_whole
 
 WIDTH, HEIGHT = 178, 218
 EYES_X, EYES_Y = 88.5, 111.0  # where CelebA's alignment puts the eyes
@@ -919,14 +920,12 @@ def write_synthetic_dataset(folder, count, seed=666):
     for number in progress:
         image, attributes = draw_face(np.random.default_rng([seed, number]))
         path = images / f"{number:06d}.jpg"
-        unfinished = path.with_suffix(".part")
-        Image.fromarray(image).save(unfinished, format="JPEG", quality=92)
-        os.replace(unfinished, path)
+        with written_whole(path) as unfinished:
+            Image.fromarray(image).save(unfinished, quality=92)
         signs = [1 if attributes.get(name) else -1 for name in ATTRIBUTES]
         lines.append(path.name + "".join(f" {sign:2d}" for sign in signs))
-    unfinished = listing.with_suffix(".part")
-    unfinished.write_text("\n".join(lines) + "\n", encoding="ascii")
-    os.replace(unfinished, listing)
+    with written_whole(listing) as unfinished:
+        unfinished.write_text("\n".join(lines) + "\n", encoding="ascii")
     return folder
 
 

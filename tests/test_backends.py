@@ -18,6 +18,8 @@ import pytest
 
 import facevae_keras as fv
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = [
     pytest.param(
         backend,
@@ -29,6 +31,11 @@ BACKENDS = [
     for backend in ("tensorflow", "jax", "torch")
 ]
 SEVERAL_DEVICES = BACKENDS[:2]
+OTHERS = [
+    parameter
+    for parameter in BACKENDS
+    if parameter.values != (keras.backend.backend(),)
+]
 
 PROGRAM = """
     import importlib.machinery, json, os
@@ -156,7 +163,7 @@ def findings(folder):
     return run
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", OTHERS)
 def test_the_same_three_steps_on_every_backend(findings, backend):
     own = keras.backend.backend()  # TensorFlow, unless KERAS_BACKEND says not
     found, wanted = (findings(b)["three steps"] for b in (backend, own))

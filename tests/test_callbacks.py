@@ -13,6 +13,7 @@ def vae():
     return vae
 
 
+@pytest.mark.slow
 def test_pictures_every_so_many_steps(vae, faces, tmp_path):
     photos = np.concatenate([faces] * 4)  # 128 faces
     pictures = fv.ReconstructionPictures(photos, tmp_path / "p", every=3)
@@ -35,6 +36,7 @@ def test_nan_stops_with_a_clear_message(vae, faces):
         vae.fit(faces, epochs=5, verbose=0, callbacks=[fv.StopOnNaN()])
 
 
+@pytest.mark.slow
 def test_keras_own_callbacks_work_with_it(vae, faces, tmp_path):
     callbacks = [
         keras.callbacks.CSVLogger(str(tmp_path / "log.csv")),
@@ -52,6 +54,7 @@ def test_keras_own_callbacks_work_with_it(vae, faces, tmp_path):
     assert fv.load_vae(tmp_path / "best.keras").latent_dim == 4
 
 
+@pytest.mark.slow
 def test_launches_of_several_steps_count_as_steps(faces, tmp_path):
     vae = fv.FaceVAE(latent_dim=4)
     vae.compile(keras.optimizers.Adam(1e-5), loss=fv.PixelLoss())

@@ -4,6 +4,7 @@ import tensorflow as tf
 from keras import ops
 
 import facevae_keras as fv
+from facevae_keras import backends
 from facevae_keras.layers import scale_images
 
 
@@ -73,6 +74,7 @@ def test_layers_are_weighted_and_pixels_are_one_of_them(seeded_facenet, faces):
         fv.PerceptualLoss(seeded_facenet, layers, 64, weights=[1])
 
 
+@pytest.mark.slow
 def test_equalized_layers_cost_the_share_of_variance_they_lack(
     seeded_facenet, faces
 ):
@@ -143,7 +145,20 @@ def test_lower_precision_hardly_changes_the_loss(seeded_facenet, faces):
     assert {layer.compute_dtype for layer in rest} == {"bfloat16"}
 
 
-def test_the_default_precision_is_the_fastest(seeded_facenet):
-    loss = fv.PerceptualLoss(seeded_facenet)
-    assert loss.precision == fv.fastest_precision()
-    assert loss.precision in ("float32", "mixed_bfloat16")
+@pytest.mark.parametrize(
+    "gpu, processor, wanted",
+    [
+        (True, False, "mixed_bfloat16"),
+        (False, True, "float32"),  # where there is a GPU, it computes
+        (None, True, "mixed_bfloat16"),
+        (None, False, "float32"),
+    ],
+)
+def test_the_fastest_precision_is_that_of_what_computes(
+    gpu, processor, wanted, monkeypatch
+):
+    monkeypatch.setattr(
+        backends._own, "gpu_has_bfloat16", staticmethod(lambda: gpu)
+    )
+    monkeypatch.setattr(backends, "_processor_has_bfloat16", lambda: processor)
+    assert backends.fastest_precision.__wrapped__() == wanted

@@ -12,6 +12,7 @@ def test_active_dimensions_vary_from_face_to_face():
     assert fv.active_dimensions(means).tolist() == [True, True, False, False]
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_what_is_drawn():
     """Bright or dark, red or blue: the two labels of made-up images."""
     keras.utils.set_random_seed(0)
@@ -94,6 +95,7 @@ def patches():
     return colours.repeat(4, axis=1).repeat(4, axis=2)
 
 
+@pytest.mark.slow
 def test_figures_of_a_known_shift(seeded_facenet, patches):
     figures = fv.reconstruction_figures(ShiftedVAE(5), seeded_facenet, patches)
     assert list(figures.columns) == ["mean", "standard_error"]
@@ -149,6 +151,7 @@ def test_a_perfect_reconstruction(seeded_facenet, patches, measure, wanted):
     assert (np.abs(found[6:] - wanted) > 1e-4).all()
 
 
+@pytest.mark.slow
 def test_identity_of_real_people(facenet_checkpoint, celeba):
     facenet = fv.load_facenet(facenet_checkpoint)
     images = fv.find_images(celeba)
@@ -302,6 +305,7 @@ def test_a_dose_curve_of_a_linear_decoder(seeded_facenet):
         fv.dose_curve(None, None, ColourProbe(), [], [], [], "Smiling")
 
 
+@pytest.mark.slow
 def test_a_probe_learns_from_reconstructions_and_says_how_well():
     keras.utils.set_random_seed(0)
     random = np.random.default_rng(0)

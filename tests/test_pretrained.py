@@ -76,6 +76,7 @@ def test_the_celeba_vae_draws_faces_and_smiles():
     assert change[40:52, 22:42].mean() > 1.5 * change[:16].mean()
 
 
+@pytest.mark.slow
 def test_a_grown_vae_draws_what_the_small_one_draws(drawn, faces, tmp_path):
     small = fv.load_vae("drawn_faces")
     subprocess.run(
@@ -99,6 +100,7 @@ def test_a_grown_vae_draws_what_the_small_one_draws(drawn, faces, tmp_path):
     assert difference < 0.15 * np.abs(drawn_small - drawn_small[::-1]).mean()
 
 
+@pytest.mark.slow
 def test_a_taught_encoder_tells_who_it_is(faces, monkeypatch):
     monkeypatch.syspath_prepend(RECIPES)
     teach = importlib.import_module("teach")
@@ -149,6 +151,7 @@ def test_teaching_asks_facenet_about_the_photos_as_they_became(
     assert len(np.unique(views.reshape(36, -1), axis=0)) == 36
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, least", [("celeba_dfc_vae", 0.62), ("celeba_dfc_vae_large", 0.69)]
 )

@@ -1,6 +1,7 @@
 """The built-in faces: their files, their statistics, and their truth."""
 
 import copy
+import os
 import pathlib
 
 import numpy as np
@@ -223,22 +224,26 @@ def test_count_must_be_positive(tmp_path, count):
     assert not (tmp_path / "none").exists()
 
 
-def test_stopped_run_leaves_no_attribute_file(folder, tmp_path, monkeypatch):
+def test_a_stopped_run_leaves_whole_photos_and_no_labels(
+    folder, tmp_path, monkeypatch
+):
     target = write_synthetic_dataset(tmp_path, 2)  # an older, complete set
-    calls = []
+    save, calls = Image.Image.save, []
 
-    def stop_at_third(rng):
-        calls.append(rng)
+    def stop_within_the_third(image, file, **options):
+        calls.append(file)
+        save(image, file, **options)
         if len(calls) == 3:
+            os.truncate(file, 1000)
             raise KeyboardInterrupt
-        return draw_face(rng)
 
     with monkeypatch.context() as patch:
-        patch.setattr(synthetic, "draw_face", stop_at_third)
+        patch.setattr(Image.Image, "save", stop_within_the_third)
         with pytest.raises(KeyboardInterrupt):
             write_synthetic_dataset(target, COUNT)
-    assert not (target / "list_attr_celeba.txt").exists()
-    assert not list(target.rglob("*.part"))
+    left = sorted(path for path in target.rglob("*") if path.is_file())
+    assert [path.name for path in left] == ["000001.jpg", "000002.jpg"]
+    assert [path.read_bytes() for path in left] == read(folder)[:2]
     assert read(write_synthetic_dataset(target, COUNT)) == read(folder)
 
 

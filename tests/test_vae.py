@@ -141,6 +141,7 @@ def trained(faces, seeded_facenet):
     return vae, history.history
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(trained):
     _, history = trained
     assert history["loss"][-1] < 0.7 * history["loss"][0]
@@ -151,6 +152,7 @@ def test_training_lowers_the_loss(trained):
     }
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_weighted_sum(trained):
     vae, history = trained
     total = 2 * np.array(history["kl_loss"])
@@ -169,6 +171,7 @@ def test_a_small_last_batch_counts_by_its_size(faces, monkeypatch):
     np.testing.assert_allclose(whole, parts, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_photos_of_other_sizes_are_scaled_for_the_encoder(trained, drawn):
     vae, _ = trained
     path = fv.find_images(drawn)["path"].iloc[0]
@@ -179,6 +182,7 @@ def test_photos_of_other_sizes_are_scaled_for_the_encoder(trained, drawn):
     assert np.abs(small - large).max() < 0.3 * np.abs(small).max()
 
 
+@pytest.mark.slow
 def test_decode_takes_latents_of_any_rank(trained):
     vae, _ = trained
     z = np.random.default_rng(0).normal(size=(2, 3, 16))
@@ -187,6 +191,7 @@ def test_decode_takes_latents_of_any_rank(trained):
     np.testing.assert_allclose(images[1], vae.decode(z[1]), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_one_seed_repeats_a_training(faces):
     def train():
         keras.utils.set_random_seed(7)
@@ -197,6 +202,7 @@ def test_one_seed_repeats_a_training(faces):
     np.testing.assert_allclose(train(), train(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_saved_vae_needs_only_its_file(trained, faces, tmp_path):
     vae, _ = trained
     path = tmp_path / "faces.keras"
@@ -221,6 +227,7 @@ def test_a_saved_vae_needs_only_its_file(trained, faces, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_loaded_vae_can_be_trained_further(trained, faces, tmp_path):
     vae, history = trained
     vae.save(tmp_path / "faces.keras")
@@ -246,6 +253,7 @@ TRAINING = """
 """
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_at_the_saved_epoch(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(TRAINING)]
     options = {"stdout": subprocess.PIPE, "text": True, "cwd": tmp_path}
@@ -276,6 +284,7 @@ def test_upsampling_and_convolution_are_one_operation(size):
     np.testing.assert_allclose(apart, plain(doubled), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_standardized_latents_change_no_reconstruction(faces):
     vae = fv.FaceVAE(latent_dim=7)
     vae.compile("adam", loss=fv.PixelLoss())
@@ -312,6 +321,7 @@ def test_standardized_latents_change_no_reconstruction(faces):
     assert noisy_faces().std(axis=0).mean() == pytest.approx(spread, rel=0.25)
 
 
+@pytest.mark.slow
 def test_a_vae_of_mixed_precision_hands_out_float32(faces, tmp_path):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

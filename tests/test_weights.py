@@ -101,6 +101,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_embeddings(
     form, folder, real, photos, embeddings
@@ -117,6 +118,7 @@ def test_every_form_gives_the_same_embeddings(
     assert all(name.endswith("tracked") for name in report.left_over)
 
 
+@pytest.mark.slow
 def test_what_the_project_saved_itself(facenet, folder, photos, embeddings):
     facenet.save(folder / "facenet.keras")
     loaded = fv.load_facenet(folder / "facenet.keras")
@@ -124,6 +126,7 @@ def test_what_the_project_saved_itself(facenet, folder, photos, embeddings):
     assert loaded.get_layer("fixed")
 
 
+@pytest.mark.slow
 def test_the_2017_model_is_recognised(folder, real, photos):
     arrays = {
         name: array[..., :128] if "Bottleneck" in name else array
@@ -153,6 +156,7 @@ def test_an_image_of_one_colour_is_not_divided_by_zero():
     np.testing.assert_array_equal(whitened, np.zeros((1, 4, 4, 3)))
 
 
+@pytest.mark.slow
 def test_photos_of_one_person_are_alike(facenet, celeba):
     """200 pairs of the same person and 200 of two: is FaceNet FaceNet?"""
     identities = {}
@@ -184,6 +188,7 @@ def test_photos_of_one_person_are_alike(facenet, celeba):
 # The original's VAEs.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "architecture, values, name",
     [
