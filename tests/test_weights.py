@@ -371,16 +371,6 @@ def test_a_negative_variance(folder):
         fv.load_vae(source, "dfc_vae")
 
 
-def test_a_network_that_fails_its_self_test(arrays):
-    variables = {
-        name: keras.Variable(array, name=name.split("/")[-1])
-        for name, array in arrays.items()
-    }
-    file = weight_files.WeightFile("facenet.pt", weight_files.TORCH, {})
-    with pytest.raises(ValueError, match="facenet.pt: .*Conv2d_1a.*expected"):
-        conversion.conversion_report(file, variables, [], lambda _: np.ones(4))
-
-
 @pytest.mark.parametrize("form", SMALL_FORMS)
 def test_files_cut_short(form, folder, arrays):
     source = SMALL_FORMS[form](folder, arrays)
