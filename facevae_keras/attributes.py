@@ -1,4 +1,4 @@
-"""Attributes as directions in latent space: find them, keep them, use them."""
+"""Attribute vectors in latent space: computed, saved, added to faces."""
 
 import warnings
 
@@ -54,12 +54,12 @@ def _encoded_batches(vae, paths, crop, batch_size):
 
 
 class AttributeSums:
-    """What attribute vectors are made of: a few sums, for data of any size.
+    """Running sums for attribute vectors, of data sets of any size.
 
     For each attribute the number of faces with it and the sum of their latent
     variables, and both for all faces. Sums of two shards of a data set, from
     two machines for example, add up to those of the whole, to the last bit
-    and in any order: latent variables are counted in whole units of 2^-24,
+    and in any order: latent variables are rounded to multiples of 2^-24,
     which is finer than float32 for values above 1.
 
     Args:
@@ -153,7 +153,7 @@ class AttributeSums:
 def sum_attributes(vae, paths, attributes, crop=1.0, batch_size=128):
     """Encodes photos and keeps only sums: no more memory than a few batches.
 
-    For data sets whose latent variables don't fit into memory, or that lie on
+    For data sets whose latent variables don't fit into memory, or that are on
     several machines. `encode_images` and `attribute_vectors` give the same
     vectors, and the latent variables too.
 
@@ -174,9 +174,10 @@ def sum_attributes(vae, paths, attributes, crop=1.0, batch_size=128):
 
 
 def attribute_vectors(latents, attributes):
-    """For each attribute, the way from the faces without it to those with it.
+    """The attribute vectors: a difference of two means for each attribute.
 
-    The mean over the faces that have it less the mean over those that don't.
+    The mean latent variables of the faces that have it less the mean of those
+    that don't.
 
     Args:
         latents: DataFrame from `encode_images`, indexed by file name.
@@ -244,14 +245,14 @@ def add_attribute(latents, vector, amounts):
 
 
 def balanced_vector(latents, attributes, attribute, by):
-    """An attribute's vector that does not bring other attributes along.
+    """An attribute vector that leaves other attributes unchanged.
 
     Faces with glasses are older on average, so the plain difference of means
     ages the face too. Here faces are compared only with faces that agree with
     them in the attributes `by`: the means of the young with glasses and the
     young without, of the old with and the old without. The differences of
-    these groups are averaged, each weighted by what it knows (`n1 n0 / (n1 +
-    n0)`, the inverse of its variance, for n1 faces with and n0 without). White
+    these groups are averaged, each weighted by the inverse of its variance (`n1
+    n0 / (n1 + n0)` for n1 faces with the attribute and n0 without). White
     2016 (arXiv 1609.04468) balances classes to the same end, by replication.
 
     Args:
@@ -259,9 +260,9 @@ def balanced_vector(latents, attributes, attribute, by):
         attributes: DataFrame from `read_attributes`; joined on the name.
         attribute: name of the attribute.
         by: name or names of the attributes to hold constant. Two or three will
-            do: every further one halves the groups. A column that says who is
-            on each photo holds the whole person constant: only people with
-            photos of both kinds count.
+            do: every further one halves the groups. `"identity"` compares
+            photos of the same person only; people with photos of one kind
+            don't count.
 
     Returns:
         float32 array (latent_dim,), for `add_attribute`.
@@ -296,12 +297,12 @@ def balanced_vector(latents, attributes, attribute, by):
 
 
 def classifier_direction(latents, attributes, attribute):
-    """The way across the boundary that a linear classifier draws.
+    """The normal of a linear classifier's boundary.
 
-    The normal of the plane that best separates the faces with and without the
-    attribute, as in InterFaceGAN (Shen et al. 2020, arXiv 1907.10786), here by
-    logistic regression. It avoids what varies among faces for other reasons,
-    so it tends to change less than the difference of means, and to show less.
+    The plane that best separates the faces with and without the attribute, as
+    in InterFaceGAN (Shen et al. 2020, arXiv 1907.10786), here by logistic
+    regression. It weighs latent variables by how well they separate, so it
+    tends to change less than the difference of means, wanted or not.
 
     Args:
         latents: DataFrame from `encode_images`, indexed by file name.
@@ -336,7 +337,7 @@ def classifier_direction(latents, attributes, attribute):
 
 
 def project_out(vector, others):
-    """What is left of a vector without its share along other vectors.
+    """Removes a vector's projection on other vectors.
 
     InterFaceGAN's conditional manipulation (Shen et al. 2020, arXiv
     1907.10786): a smile less its projection on `Mouth_Slightly_Open` goes at a
@@ -474,7 +475,7 @@ def load_attributes(source):
 
 
 def _labelled_names(latents, attributes):
-    """Names of the photos with latent variables and labels; tells the rest."""
+    """Names of the photos with latent variables and labels; warns of others."""
     names = latents.index.intersection(attributes.index, sort=False)
     if names.empty:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""How well an edit works: evaluators of attributes, dose curves."""
+"""Evaluation of edits: attribute classifiers, dose curves."""
 
 import keras
 import numpy as np
@@ -206,7 +206,7 @@ def dose_curve(
         - `seen`: the share predicted to have the attribute;
         - `identity`: cosine of FaceNet's embeddings of the unedited face and
           the edited, both as the VAE decodes them;
-        - `identity_of_others`: the same with somebody else's unedited face;
+        - `identity_of_others`: the same with another person's unedited face;
           where `identity` falls to this, the person is lost;
         - `others_unchanged`: the share of the other attributes with the same
           prediction as for the unedited face.

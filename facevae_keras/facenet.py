@@ -90,7 +90,7 @@ def load_facenet(source, standardization=None):
             - `"seeded"`: no training at all, but random weights of sensible
               size that are the same everywhere. Random convolutions still
               compare edges and textures, so they will do for a first
-              perceptual loss; they know nothing about faces.
+              perceptual loss; they are not specific to faces.
         standardization: how the first layer maps RGB 0..255 to what the
             convolutions see: `"fixed"` is `(x - 127.5) / 128`, with which the
             2018 models were trained; `"per_image"` subtracts each image's own
@@ -181,7 +181,7 @@ def _own_standardization(file, embedding_size):
 
 
 def _built_in_stem(standardization):
-    """FaceNet as far as it was trained for this project, see data/README.md."""
+    """The first layers, trained for this project: pretrained/README.md."""
     model = _inception_resnet_v1(512, standardization)
     end = model.get_layer(_BUILT_IN_END).output
     stem = keras.Model(model.input, end, name=_SCOPE)
@@ -345,7 +345,7 @@ def _branch(x, scope, *convolutions):
 
 
 def _residual(x, branches, scale, scope, activation="relu"):
-    """Adds to `x` what the branches make of it, scaled down."""
+    """Adds the concatenated branches, projected and scaled, to `x`."""
     mixed = layers.Concatenate(name=f"{scope}-mixed")(branches)
     up = layers.Conv2D(
         x.shape[-1],
@@ -456,7 +456,7 @@ def _endpoint(x, name):
 def _inception_resnet_v1(embedding_size, standardization):
     """The network with random weights, in float32 whatever the user's policy.
 
-    Embeddings and the proof of a conversion are worth all digits.
+    Embeddings are compared with those of other programs to 1e-4.
     """
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")

@@ -7,7 +7,7 @@ import numpy as np
 from keras import layers, ops
 
 # Mean and variance of RGB values 0..255 with which the original programs
-# standardise images for the VAE, and for the FaceNet that judges it.
+# standardize images, both for the VAE and for FaceNet in its loss.
 RGB_MEAN = (134.10714722, 102.52040863, 87.15436554)
 RGB_VARIANCE = (3941.30175781, 2856.94287109, 2519.35791016)
 
@@ -58,8 +58,8 @@ def _resizing_matrix(old, new):
     return (weights / weights.sum(axis=1, keepdims=True)).astype("float32")
 
 
-# Row i is what pixel i of the enlarged image's 4x4 neighbourhood gets from the
-# three rows (or columns) of a 3x3 kernel, when each old pixel is written twice.
+# Row i: which of a 3x3 kernel's three rows (or columns) add up to row i of the
+# 4x4 kernel that does the same to an image before its pixels are doubled.
 _KERNEL_OF_DOUBLED_PIXELS = np.array(
     [[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype="float32"
 )
@@ -79,12 +79,12 @@ def _transposed_convolutions_are_fast():
 class UpsamplingConv2D(layers.Conv2D):
     """Nearest-neighbour upsampling to twice the size, then a 3x3 convolution.
 
-    Both are linear, so that together they are one transposed convolution of
-    stride 2, whose 4x4 kernel is a sum of shifted copies of the 3x3 one. That
-    never makes the enlarged input, and takes 4 instead of 9 products for each
-    value: 1.4 to 4 times as fast on a CPU. The weights are those of the 3x3
-    convolution; there is no bias. Only training does so: inference takes the
-    two in turn, whose sums round as the original's do.
+    Both are linear, so together they are one transposed convolution of stride
+    2, whose 4x4 kernel is a sum of shifted copies of the 3x3 one. It needs no
+    enlarged input and 4 instead of 9 products for each value: 1.4 to 4 times as
+    fast on a CPU. The weights are those of the 3x3 convolution; there is no
+    bias. Only training computes so: inference takes the two steps in turn,
+    which round as the original's do.
     """
 
     def __init__(self, filters, **kwargs):
@@ -122,7 +122,8 @@ class UpsamplingConv2D(layers.Conv2D):
 class PerImageStandardization(layers.Layer):
     """Gives every image mean 0 and deviation 1, as the 2017 FaceNet expects.
 
-    An image of one colour is divided by `1 / sqrt(values)`, not by 0.
+    The deviation is taken as at least `1 / sqrt(number of values)`, so that an
+    image of one color is not divided by 0.
     """
 
     def call(self, images):

@@ -1,9 +1,8 @@
-"""How good a VAE and an edit are, in numbers.
+"""Reconstruction, identity and sample quality, with standard errors.
 
-Every mean comes with its standard error. Photos of one person are not
-independent of each other, so errors are computed over people where it is known
-who is who (Liang and Zeger 1986, doi 10.1093/biomet/73.1.13): 30 photos of a
-celebrity tell less than 30 people.
+Photos of one person are not independent of each other, so standard errors are
+computed over people where identities are known (Liang and Zeger 1986, doi
+10.1093/biomet/73.1.13): 30 photos of one person count as one observation.
 """
 
 import collections
@@ -34,15 +33,15 @@ _REPORTED_RINGS = [1, 3, 5, 7, 10, 14, 18, 22, 26, 30]  # of `radial_power`
 
 
 def reconstruction_figures(vae, facenet, photos, identities=None, seed=666):
-    """How well a VAE reconstructs photos, keeps the person, and invents faces.
+    """Reconstruction, identity and sample quality of a VAE.
 
     Args:
         vae: a `FaceVAE`.
-        facenet: the model from `load_facenet`, trained. A seeded one knows
-            nothing about people.
-        photos: array (n, height, width, 3), RGB 0..255, of people whom the VAE
-            has not seen. FaceNet compares at 160 pixels, so photos of that
-            size ask for all the detail that it can see.
+        facenet: the model from `load_facenet`, trained on identities, not
+            `"seeded"`.
+        photos: array (n, height, width, 3), RGB 0..255, of people who are
+            not in the VAE's training data. FaceNet compares at 160 pixels:
+            photos of that size measure all the detail it uses.
         identities: who is on each photo (n,), such as the `identity` column
             of `find_images`; a photo without counts as a person.
         seed: of the samples.
@@ -58,8 +57,8 @@ def reconstruction_figures(vae, facenet, photos, identities=None, seed=666):
         - `identity`: cosine of FaceNet's embeddings of photo and
           reconstruction; 1 is the same.
         - `identity_of_others`: the same for a photo and the reconstruction of
-          somebody else. What `identity` exceeds it by is the person; the
-          rest is what all reconstructions have in common.
+          another person: the baseline that all reconstructions have in
+          common.
         - `kl`: KL divergence from the prior per image, in nats.
         - `kid_reconstructions`, `kid_prior`, `kid_fitted`: `kernel_distance`
           of photos from their reconstructions, from as many faces decoded
@@ -134,7 +133,7 @@ def reconstruction_figures(vae, facenet, photos, identities=None, seed=666):
 
 
 def perceptual_distances(facenet, images, others):
-    """How different two pictures look, pair by pair.
+    """Perceptual distance of two pictures, pair by pair.
 
     LPIPS (Zhang et al. 2018, arXiv 1801.03924) without its learned weights, on
     FaceNet's features: at each place of a layer the features are scaled to
@@ -170,10 +169,10 @@ def perceptual_distances(facenet, images, others):
 
 
 def identity_similarity(facenet, images, others):
-    """Whether FaceNet sees the same person in two pictures, pair by pair.
+    """Similarity of the identities of two pictures, pair by pair.
 
-    The cosine of the embeddings, by whose distance FaceNet tells people apart
-    (Schroff et al. 2015, arXiv 1503.03832).
+    The cosine of FaceNet's embeddings, which it was trained to make close for
+    photos of one person (Schroff et al. 2015, arXiv 1503.03832).
 
     Args:
         facenet: the model from `load_facenet`, trained.
@@ -198,7 +197,7 @@ def identity_similarity(facenet, images, others):
 
 
 def kernel_distance(features_a, features_b, identities=None):
-    """KID: how far two sets of pictures are apart as a whole.
+    """KID: the distance between the distributions of two sets of pictures.
 
     The squared maximum mean discrepancy with the kernel `(x . y / d + 1)^3` of
     Binkowski et al. 2018 (arXiv 1801.01401), as the unbiased U-statistic of
@@ -257,7 +256,7 @@ def kernel_distance(features_a, features_b, identities=None):
 
 
 def active_dimensions(means, threshold=0.01):
-    """Which latent variables carry information about the face.
+    """Finds the latent variables that carry information about the face.
 
     A variable is active when its posterior mean varies from face to face:
     variance above 0.01 (Burda et al. 2015, arXiv 1509.00519). The others have
@@ -457,7 +456,7 @@ def cosines(embeddings, others, people=None):
     of_person = np.zeros((people.max() + 1, b.shape[1]))
     np.add.at(of_person, people, b)
     counts = len(b) - np.bincount(people)[people]
-    counts = np.where(counts > 0, counts, np.nan)  # NaN: there is nobody else
+    counts = np.where(counts > 0, counts, np.nan)  # NaN: no other person
     means = (b.sum(axis=0) - of_person[people]) / counts[:, None]
     return (a * b).sum(axis=1), (a * means).sum(axis=1)
 

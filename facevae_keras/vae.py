@@ -1,4 +1,4 @@
-"""The face VAE: encoder, decoder, and the training step that joins them."""
+"""The face VAE: encoder, decoder, training step; and how to load one."""
 
 import zipfile
 
@@ -210,10 +210,10 @@ class FaceVAE(keras.Model):
         return {tracker.name: tracker.result() for tracker in self._trackers}
 
     def keep_on_device(self, photos):
-        """Puts a whole data set where the model computes, for `fit`.
+        """Stores a data set on the device that computes, for `fit`.
 
-        Then `fit` takes the indices that `fv.index_batches` draws, instead of
-        photos: the host sends a few numbers, and several steps are one launch.
+        Then `fit` takes the indices that `fv.index_batches` draws instead of
+        photos: little is sent to the device, and several steps are one launch.
 
         Args:
             photos: uint8 array (n, height, width, 3), such as `fv.load_photos`
@@ -234,7 +234,7 @@ class FaceVAE(keras.Model):
         )
 
     def save_own_variables(self, store):
-        # Photos are no weights; all others belong to encoder and decoder.
+        # Photos are not weights; encoder and decoder save their own.
         pass
 
     def load_own_variables(self, store):
@@ -302,22 +302,22 @@ class FaceVAE(keras.Model):
         return self.decode(mean)
 
     def standardize_latents(self, photos):
-        """Makes the faces lie where the prior says, in other coordinates.
+        """Changes latent coordinates so that faces match the prior.
 
-        The KL divergence only asks that the posteriors of all faces together
-        look like the prior, N(0, 1); with a large `beta` they don't, and
-        samples of the prior decode to mud. So the latent variables are changed
-        by a linear map, which the dense layers on both sides absorb. Over all
-        faces the new ones have mean 0, variance 1 and no correlation, and the
-        first says the most about a face, the last the least. (Both are
+        With a large `beta` the aggregate posterior (the posteriors of all
+        faces together) is far from the prior N(0, 1), and samples of the prior
+        decode to no face. This applies a linear map to the latent variables,
+        which the dense layers on both sides absorb. The new aggregate
+        posterior has mean 0 and unit covariance; the first latent variable
+        carries most information about a face, the last the least. (Both are
         possible since two covariance matrices, here of the means and of the
         average posterior, can be made diagonal together.)
 
-        Every reconstruction stays as it is. The posteriors move along, their
-        widths exact on average and to first order for a single face.
+        Every reconstruction stays as it is. The posteriors' widths change
+        likewise: exact on average, to first order for a single face.
 
         Args:
-            photos: those of the training, array (n, height, width, 3), RGB
+            photos: training photos, array (n, height, width, 3), RGB
                 0..255; several for each latent variable.
 
         Example:
@@ -335,7 +335,7 @@ class FaceVAE(keras.Model):
         signals, axes = np.linalg.eigh(covariance)
         signals, axes = signals[::-1], axes[:, ::-1]
         change = (axes / np.sqrt(signals + 1)).T / widths
-        # What each old variance contributes to each new one.
+        # The share of each old variance in each new one.
         shares = np.square(change * widths)
         shares /= shares.sum(axis=1, keepdims=True)
         offset = -np.log(signals + 1) - shares @ np.log(np.square(widths))

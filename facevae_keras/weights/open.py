@@ -2,9 +2,8 @@
 
 `open_weights` recognises a file by its content and says which arrays it
 declares, without reading them; `conversion` compares those with a network and
-reads what fits. Nothing here executes what it reads or writes anything. How
-the single forms are laid out is the business of `tensorflow_files`,
-`torch_files` and `keras_files`.
+reads what fits. Nothing here executes anything from a file, or writes one. The
+single formats are in `tensorflow_files`, `torch_files` and `keras_files`.
 
 A Keras layer cannot have "/" in its name, so this project writes the scopes of
 the original variables with "-" instead, and `-linear` marks the convolution or
@@ -40,7 +39,7 @@ _LARGEST_MEMBER = 2**28
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-    """What a file, a folder or an archive of weights declares to hold.
+    """The arrays that a file, a folder or an archive of weights declares.
 
     Attributes:
         source: where it is, as the user named it.
@@ -123,7 +122,7 @@ def _open_checkpoint(source, prefix):
 
 
 def _check_shards(names):
-    """The weights lie in files NAME.data-00000-of-00001, one or more."""
+    """Checks that none of NAME.data-00000-of-00001 (or more) is missing."""
     count = int(str(names[0])[-5:]) if names else 1
     if len(names) != count:
         raise ValueError(

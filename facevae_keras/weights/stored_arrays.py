@@ -1,4 +1,4 @@
-"""An array that lies in a file: its shape is known before it is read."""
+"""Arrays in files, whose declared sizes are checked before they are read."""
 
 import contextlib
 import dataclasses
@@ -15,9 +15,9 @@ MOST_ARRAYS = 20_000
 class StoredArray:
     """An array in a weight file.
 
-    A file says how large its arrays are, and may lie. So the shape is compared
-    with what the network expects first, and only what fits is ever read: no
-    more memory is asked for than the network itself takes.
+    Declared sizes aren't trusted: the shape is compared with what the network
+    expects first, and only an array that fits is read. So reading allocates no
+    more memory than the network itself.
 
     Attributes:
         shape: tuple of sizes, as the file declares it.
@@ -52,13 +52,13 @@ class StoredArray:
 
 @contextlib.contextmanager
 def clear_errors(source):
-    """Makes any error of reading a file one that names the file.
+    """Turns any error of reading a file into one that names the file.
 
     Args:
         source: the file, as the user named it.
 
     Raises:
-        ValueError: for whatever a damaged file makes a reader stumble over.
+        ValueError: for any error that a damaged file causes in a reader.
         OSError: as it came where it names a file: missing, no permission.
     """
     try:
@@ -72,15 +72,14 @@ def clear_errors(source):
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     except Exception as error:
-        # Readers of damaged files fail in too many ways to list: what counts
-        # is that the file is named and nothing of it is used.
+        # Readers of damaged files fail in too many ways to list them.
         raise ValueError(
             f"{source}: damaged ({type(error).__name__}: {error})"
         ) from error
 
 
 def map_file(path):
-    """The bytes of a file, which take no memory until they are looked at.
+    """The bytes of a file, read into memory only where they are accessed.
 
     Args:
         path: path of a file that is not empty.

@@ -2,9 +2,10 @@
 
 A checkpoint is a table of named entries (PREFIX.index, in the format of
 LevelDB's sorted tables) that say where in PREFIX.data-00000-of-00001 each
-variable lies; a frozen graph is one protocol buffer whose `Const` nodes hold
-the variables. Both are read here as the plain data that they are. TensorFlow's
-own reader would trust the sizes that a damaged file declares.
+variable is stored; a frozen graph is one protocol buffer whose `Const` nodes
+hold
+the variables. Both are read here as plain data. TensorFlow's own reader would
+trust the sizes that a damaged file declares.
 """
 
 import functools
@@ -116,7 +117,7 @@ def _tensor_values(tensor, shape):
     content = dict(_fields(tensor)).get(4, b"")
     if len(content):
         return np.frombuffer(content, "<f4").reshape(shape)
-    # Small tensors are lists, whose last value stands for all that follow.
+    # Small tensors are lists; their last value is repeated to fill the shape.
     listed = b"".join(value for number, value in _fields(tensor) if number == 5)
     listed = np.frombuffer(listed, "<f4")
     values = np.full(int(np.prod(shape)), listed[-1])

@@ -1,9 +1,11 @@
 """Reads the tensors that `torch.save` wrote, without PyTorch.
 
-Such a file holds a pickle, which is a program for a small machine that may
-call any function of Python. The machine here knows the few instructions that
-tensors in dictionaries need and calls nothing at all: a function's name that
-is not on a short list is an error, and one that is stands for itself.
+Such a file holds a pickle: a program that Python's own reader runs, and that
+may call any function. The reader here implements only the few instructions
+that dictionaries of tensors need, and calls nothing: a function that is not on
+a short list is an error, the others are only recorded by name. (Python's
+`pickle.Unpickler` can be kept from calling functions, too, but not from
+allocating whatever memory a damaged file declares.)
 """
 
 import dataclasses
@@ -40,14 +42,14 @@ _LARGEST_PICKLE = 2**24
 
 @dataclasses.dataclass(frozen=True)
 class _Function:
-    """A function that a pickle names; it is never looked up."""
+    """The name of a function in a pickle; the function is never imported."""
 
     name: str
 
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-    """A run of numbers that tensors are parts of."""
+    """A block of numbers that tensors are parts of."""
 
     key: str
     dtype: np.dtype
@@ -268,7 +270,7 @@ def _function(name):
 
 
 def _result(function, arguments):
-    """What a call stands for."""
+    """The result that a call is recorded as."""
     if function == _Function(_DICTIONARY) and arguments == ():
         return {}
     if function == _Function(_PARAMETER):
