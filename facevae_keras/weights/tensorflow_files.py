@@ -3,9 +3,8 @@
 A checkpoint is a table of named entries (PREFIX.index, in the format of
 LevelDB's sorted tables) that say where in PREFIX.data-00000-of-00001 each
 variable is stored; a frozen graph is one protocol buffer whose `Const` nodes
-hold
-the variables. Both are read here as plain data. TensorFlow's own reader would
-trust the sizes that a damaged file declares.
+hold the variables. Both are read here as plain data. TensorFlow's own reader
+would trust the sizes that a damaged file declares.
 """
 
 import functools
