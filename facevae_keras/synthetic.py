@@ -86,7 +86,7 @@ STYLES = {name: SimpleNamespace(top=top, side=side, end=end, flow=flow,
 # ----------------------------------------------------- 1. choosing a person
 
 
-def sample_person(rng):
+def sample_person(rng, lipstick_on_men=False):
     """Make somebody up: all that will be drawn, and nothing more.
 
     Smile and open mouth are drawn independently of each other and of all
@@ -94,6 +94,8 @@ def sample_person(rng):
 
     Args:
         rng: a ``numpy.random.Generator``.
+        lipstick_on_men: whether men wear lipstick as often as women; if not,
+            they never do.
 
     Returns:
         A ``SimpleNamespace`` with one value per trait.
@@ -167,7 +169,7 @@ def sample_person(rng):
     p.bangs = fan and chance(0.15 if p.male else 0.28)
     beards = dict(none=40, stubble=20, mustache=13, goatee=14, full=16)
     p.beard = weighted(**beards) if p.male else "none"
-    p.lipstick = not p.male and chance(0.55)
+    p.lipstick = (lipstick_on_men or not p.male) and chance(0.55)
     p.makeup = not p.male and chance(0.45)
     p.lipstick_colour, p.lid_colour = one_of(LIPSTICKS), one_of(EYE_SHADOWS)
     p.glasses = weighted(none=84, round=8, square=8)
@@ -862,11 +864,12 @@ def draw_portrait(person):
     return np.ascontiguousarray(film.astype(np.uint8).transpose(1, 2, 0))
 
 
-def draw_face(rng):
+def draw_face(rng, lipstick_on_men=False):
     """Make somebody up and paint them.
 
     Args:
         rng: a ``numpy.random.Generator``; the same state, the same face.
+        lipstick_on_men: see ``sample_person``.
 
     Returns:
         ``(image, attributes)``: a uint8 array of shape (218, 178, 3), RGB
@@ -877,11 +880,11 @@ def draw_face(rng):
         >>> image.shape
         (218, 178, 3)
     """
-    person = sample_person(rng)
+    person = sample_person(rng, lipstick_on_men)
     return draw_portrait(person), describe(person)
 
 
-def write_synthetic_dataset(folder, count, seed=666):
+def write_synthetic_dataset(folder, count, seed=666, lipstick_on_men=False):
     """Write drawn faces the way CelebA lies on a disk.
 
     Makes ``folder/img_align_celeba/000001.jpg`` and so on (178x218, RGB) and
@@ -895,6 +898,10 @@ def write_synthetic_dataset(folder, count, seed=666):
             what is there under the same names is replaced.
         count: number of faces, at least 1.
         seed: a non-negative integer; another seed gives other people.
+        lipstick_on_men: False: only women wear lipstick, as most rules of
+            make-up and jewelry here. True: men as often as women, so that
+            ``Wearing_Lipstick`` says nothing about ``Male``; to see what a
+            rule of a data set does to an attribute vector.
 
     Returns:
         ``folder`` as a ``pathlib.Path``.
@@ -918,7 +925,8 @@ def write_synthetic_dataset(folder, count, seed=666):
     numbers = range(1, count + 1)
     progress = tqdm(numbers, "drawing faces", file=sys.stdout, mininterval=1)
     for number in progress:
-        image, attributes = draw_face(np.random.default_rng([seed, number]))
+        rng = np.random.default_rng([seed, number])
+        image, attributes = draw_face(rng, lipstick_on_men)
         path = images / f"{number:06d}.jpg"
         with written_whole(path) as unfinished:
             Image.fromarray(image).save(unfinished, quality=92)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import facevae_keras as fv
 from facevae_keras import synthetic
 from facevae_keras.synthetic import (
     ATTRIBUTES,
@@ -133,6 +134,24 @@ def test_beards_are_mens_and_nothing_contradicts(people):
     for hidden in ("Bald", "Bangs", "Receding_Hairline"):
         assert not np.any(people[hidden] & people["Wearing_Hat"])
     assert not np.any(people["Straight_Hair"] & people["Wavy_Hair"])
+
+
+@pytest.mark.parametrize(("switched", "expected"), [(False, 0), (True, 0.55)])
+def test_the_rule_that_men_wear_no_lipstick_can_be_switched_off(
+    switched, expected, tmp_path
+):
+    people = [
+        sample_person(np.random.default_rng([7, number]), switched)
+        for number in range(2000)
+    ]
+    wear = [person.lipstick for person in people if person.male]
+    assert abs(np.mean(wear) - expected) < 0.05  # of about 900 men
+    folder = write_synthetic_dataset(
+        tmp_path, 12, seed=1, lipstick_on_men=switched
+    )
+    faces = fv.read_attributes(folder / "list_attr_celeba.txt")
+    men = faces["Male"] == 1
+    assert (faces.loc[men, "Wearing_Lipstick"] == 1).any() == switched
 
 
 def test_smile_changes_the_mouth_and_spares_the_rest():
