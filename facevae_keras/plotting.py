@@ -6,6 +6,8 @@ from PIL import Image
 
 from facevae_keras.files import written_whole
 
+_CELL = 128  # pixels of a figure for a face, at least half of it
+
 
 def face_grid(images, columns=16, border=3):
     """Puts images of one size side by side.
@@ -85,7 +87,10 @@ def save_picture(path, image):
 
 
 def show_faces(images, columns=8, row_labels=(), column_labels=(), title=None):
-    """Shows faces in a figure.
+    """Shows faces in a figure, about 128 pixels wide each.
+
+    Labels are outside of the axes: notebooks make room for them, and
+    `figure.savefig(path, bbox_inches="tight")` does.
 
     Args:
         images: see `face_grid`.
@@ -106,12 +111,14 @@ def show_faces(images, columns=8, row_labels=(), column_labels=(), title=None):
         columns = images.shape[1]
     grid = face_grid(images, columns)
     height, cell_width = images.shape[-3] + 3, images.shape[-2] + 3
-    width = np.clip(grid.shape[1] / 80, 4, 8)  # inches
-    _, axes = plt.subplots(
-        figsize=(width, width * grid.shape[0] / grid.shape[1]),
-        layout="constrained",
+    # Every pixel of a face becomes a whole number of the figure's: sharp, and
+    # large enough to see teeth.
+    scale = max(1, _CELL // images.shape[-2])
+    figure = plt.figure(
+        figsize=np.array(grid.shape[1::-1]) * scale / plt.rcParams["figure.dpi"]
     )
-    axes.imshow(grid, interpolation="lanczos")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(grid, interpolation="nearest")
     axes.set_xticks(
         [(n + 0.5) * cell_width for n in range(len(column_labels))],
         column_labels,
@@ -120,7 +127,7 @@ def show_faces(images, columns=8, row_labels=(), column_labels=(), title=None):
         [(n + 0.5) * height for n in range(len(row_labels))], row_labels
     )
     axes.xaxis.tick_top()
-    axes.tick_params(length=0, labelsize=9)
+    axes.tick_params(length=0, labelsize=11)
     axes.spines[:].set_visible(False)
     if title:
         axes.set_title(title)

@@ -58,11 +58,11 @@ ROWS = {
         "weights": (1, 1, 1, 1, 1, 1, 1, 3, 4),
         "size": 127,
     },
-    "five, built-in stem": {"facenet": "built-in"},
-    "five, beta / 10": {"beta": BETA / 10},
-    "five, beta x 10": {"beta": BETA * 10},
-    "five, dfc_vae_resnet": {"architecture": "dfc_vae_resnet"},
-    "five, dfc_vae_large": {"architecture": "dfc_vae_large"},
+    "five (built-in stem)": {"facenet": "built-in"},
+    "five (beta / 10)": {"beta": BETA / 10},
+    "five (beta x 10)": {"beta": BETA * 10},
+    "five (dfc_vae_resnet)": {"architecture": "dfc_vae_resnet"},
+    "five (dfc_vae_large)": {"architecture": "dfc_vae_large"},
 }
 
 
@@ -179,7 +179,9 @@ def draw(vae, name, held_out):
 
 
 def picture(name):
-    return RESULTS.with_suffix("") / (re.sub(r"\W+", "_", name) + ".png")
+    return RESULTS.with_suffix("") / (
+        re.sub(r"\W+", "_", name).strip("_") + ".png"
+    )
 
 
 def main(celeba, facenet_path, wanted):
