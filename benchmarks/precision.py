@@ -26,9 +26,7 @@ def train(photos, arguments, facenet, loss_precision, vae_precision, seed):
     loss = fv.PerceptualLoss(
         facenet, image_size=arguments.size, precision=loss_precision
     )
-    rate = keras.optimizers.schedules.CosineDecay(
-        1e-5, arguments.steps - 50, warmup_target=1e-3, warmup_steps=50
-    )
+    rate = fv.warm_up_cosine(1e-3, arguments.steps, 50)
     vae.compile(keras.optimizers.Adam(rate), loss=loss)
     vae.fit(
         fv.photo_batches(photos, 32, flip=True, seed=seed),

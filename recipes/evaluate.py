@@ -21,12 +21,12 @@ import sys
 import keras
 import numpy as np
 import pandas as pd
+from common import CROP, SEED, draw, split
 
 import facevae_keras as fv
 from facevae_keras.metrics import number_people, standard_error
 
 RESULTS = pathlib.Path(__file__).resolve().parents[1] / "data" / "pretrained"
-CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # as in the training
 EDITED = "Smiling"
 KEPT = ["Male", "Eyeglasses", "Blond_Hair", "Young"]
 AMOUNTS = [0.5, 1, 1.25, 1.5, 2]
@@ -124,25 +124,14 @@ def at_95(vae, facenet, evaluator, curves, directions, means, people):
     return pd.DataFrame(rows).T.rename_axis("vector")
 
 
-def draw(vae, photos, people):
-    """Two rows: eight people, and eight samples of the prior."""
-    first = ~people.duplicated().to_numpy()
-    random = np.random.default_rng(SEED)
-    samples = random.standard_normal((8, vae.latent_dim))
-    return fv.face_grid(
-        np.stack([vae.reconstruct(photos[first][:8]), vae.decode(samples)])
-    )
-
-
 if __name__ == "__main__":
     name, celeba, facenet = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
     keras.utils.set_random_seed(SEED)
     vae = fv.load_vae(name)
     latents, labels, vectors = fv.load_attributes(name)
     facenet = fv.load_facenet(facenet)
-    training, held_out = fv.split_images(fv.find_images(celeba), HELD_OUT, SEED)
+    training, held_out, native = split(celeba)
     assert not held_out.index.isin(latents.index).any()
-    native = held_out[held_out["path"].str.contains("img_align_celeba/")]
     photos, names = fv.load_photos(native["path"], 160, CROP)
     people = native.loc[names, "identity"]
     fv.save_picture(RESULTS / f"{name}_faces.png", draw(vae, photos, people))

@@ -14,11 +14,11 @@ import sys
 
 import keras
 import numpy as np
+from common import CROP, SEED
 
 import facevae_keras as fv
 from facevae_keras.layers import RGB_MEAN, RGB_VARIANCE
 
-CROP, SEED = 0.8, 666  # as in the VAEs' training
 HALVE = np.outer([1, 3, 3, 1], [1, 3, 3, 1])[:, :, None, None] / 64
 # Of an image whose pixels were doubled: linear interpolation.
 SMOOTH = np.outer([1, 2, 1], [1, 2, 1])[:, :, None, None] / 16

@@ -20,11 +20,11 @@ import sys
 
 import keras
 import numpy as np
+from common import CROP, SEED, split
 from keras import layers
 
 import facevae_keras as fv
 
-CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # as in the VAEs' training
 MARGIN = 9 / 8  # room around a photo, to be bent
 VIEWS, STEPS, BATCH_SIZE, LEARNING_RATE = 60_000, 5000, 64, 2e-3
 # Weight of what the latent means move by, squared, against 1 - cosine: they are
@@ -67,12 +67,7 @@ def teach(vae, views, targets):
             "moved": layers.Subtract(name="moved")([means, means_before]),
         },
     )
-    schedule = keras.optimizers.schedules.CosineDecay(
-        LEARNING_RATE / 100,
-        STEPS - STEPS // 30,
-        warmup_target=LEARNING_RATE,
-        warmup_steps=STEPS // 30,
-    )
+    schedule = fv.warm_up_cosine(LEARNING_RATE, STEPS, STEPS // 30)
     student.compile(
         keras.optimizers.Adam(schedule),
         loss={"who": "cosine_similarity", "moved": "mean_squared_error"},
@@ -93,7 +88,7 @@ if __name__ == "__main__":
     keras.utils.set_random_seed(SEED)
     vae = fv.load_vae(source)
     facenet = fv.load_facenet(facenet)
-    training, _ = fv.split_images(fv.find_images(celeba), HELD_OUT, SEED)
+    training, _, _ = split(celeba)
     photos, _ = fv.load_photos(
         training["path"], round(160 * MARGIN), CROP * MARGIN
     )

@@ -15,14 +15,12 @@ import sys
 import keras
 import numpy as np
 import pandas as pd
-
-# The other script of this folder; a script's own folder is on Python's path.
+from common import CROP, SEED, split
 from ship import write_compressed
 
 import facevae_keras as fv
 from facevae_keras.files import pretrained_file
 
-CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # as in the VAEs' training
 SIZE, BATCH_SIZE, LEARNING_RATE = 95, 64, 2e-3
 LEAST_PHOTOS = 10  # of a person, to be learnt
 
@@ -70,7 +68,7 @@ def batches(photos, labels, numbers):
 
 def train(celeba, epochs):
     keras.utils.set_random_seed(SEED)
-    training, held_out = fv.split_images(fv.find_images(celeba), HELD_OUT, SEED)
+    training, held_out, _ = split(celeba)
     attributes = fv.read_attributes(celeba / "list_attr_celeba.txt")
     counts = training["identity"].value_counts()
     people = pd.Index(counts.index[counts >= LEAST_PHOTOS])
@@ -84,12 +82,7 @@ def train(celeba, epochs):
 
     stem, classifier = network(labels.shape[1], len(people))
     steps = len(photos) // BATCH_SIZE
-    schedule = keras.optimizers.schedules.CosineDecay(
-        LEARNING_RATE / 100,
-        (epochs - 1) * steps,
-        warmup_target=LEARNING_RATE,
-        warmup_steps=steps,
-    )
+    schedule = fv.warm_up_cosine(LEARNING_RATE, epochs * steps, steps)
     classifier.compile(
         keras.optimizers.Adam(schedule),
         loss={

@@ -18,19 +18,18 @@ import time
 import keras
 import numpy as np
 import pandas as pd
+from common import CROP, SEED, draw, split
 
 import facevae_keras as fv
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "data" / "which_features.csv"
-CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # as for the VAEs that ship
 STEPS, BATCH_SIZE, LEARNING_RATE = 800, 32, 1e-3
 PHOTOS_OF_A_PERSON = 10  # held out, to measure with
-PHOTOS_OF_THE_PROBE = 5000
+PHOTOS_OF_THE_EVALUATOR = 5000
 SIZE = 95  # pixels at which photo and reconstruction are compared
 BETA = 7500.0  # 1 of the loss is the variance of a layer over photos
 EDITED, AMOUNTS = "Smiling", [1.0, 2.0]
-PICTURED = 8  # people, and samples
 
 SINGLE = fv.ENDPOINTS[: fv.ENDPOINTS.index("Mixed_6a") + 1]
 FIVE = (
@@ -42,7 +41,7 @@ FIVE = (
 )
 NINE = (*FIVE, "Mixed_6a", "Mixed_6b", "Mixed_8a", "PreLogitsFlatten")
 ROWS = {
-    "pixels": {"layers": ("pixels",)},
+    "pixels": {"layers": ("pixels",), "size": 64},
     **{layer: {"layers": (layer,)} for layer in SINGLE},
     "wiki's three": {"layers": fv.WIKI_LAYERS},
     "wiki's recipe": {
@@ -66,13 +65,6 @@ ROWS = {
 }
 
 
-def training(celeba):
-    photos, held_out = fv.split_images(fv.find_images(celeba), HELD_OUT, SEED)
-    # FaceNet sees the detail of full-size photos.
-    held_out = held_out[held_out["path"].str.contains("img_align_celeba/")]
-    return photos, held_out.groupby("identity").head(PHOTOS_OF_A_PERSON)
-
-
 def train(row, photos, facenet):
     """Trains the VAE of a row.
 
@@ -85,27 +77,17 @@ def train(row, photos, facenet):
     vae = fv.FaceVAE(
         row.get("architecture", "dfc_vae"), beta=row.get("beta", BETA)
     )
-    if layers == ("pixels",):
-        small = np.asarray(fv.scale_images(photos[:512] * 1.0, 64))
-        vae.beta /= small.var(axis=0).sum()
-        loss = fv.PixelLoss()
-    elif not row.get("equalize", True):
-        loss = fv.PerceptualLoss(facenet, layers, row["size"])
-    else:
-        weights = np.array(row.get("weights", [1] * len(layers)))
-        loss = fv.PerceptualLoss(
-            facenet,
-            layers,
-            row.get("size", SIZE),
-            weights=weights / weights.sum(),
-        )
-        loss.equalize(photos[:512])
-    schedule = keras.optimizers.schedules.CosineDecay(
-        LEARNING_RATE / 100,
-        STEPS - STEPS // 10,
-        warmup_target=LEARNING_RATE,
-        warmup_steps=STEPS // 10,
+    equal = row.get("equalize", True)
+    weights = np.array(row.get("weights", [1] * len(layers)))
+    loss = fv.PerceptualLoss(
+        facenet,
+        layers,
+        row.get("size", SIZE),
+        weights=weights / weights.sum() if equal else weights,
     )
+    if equal:
+        loss.equalize(photos[:512])
+    schedule = fv.warm_up_cosine(LEARNING_RATE, STEPS)
     learning_rate = row.get("learning_rate", schedule)
     vae.compile(keras.optimizers.Adam(learning_rate), loss=loss)
     batches = fv.photo_batches(photos, BATCH_SIZE, flip=True, seed=SEED)
@@ -133,10 +115,10 @@ def measure(vae, facenet, photos, labels, held_out):
         row[name] = mean
         if not np.isnan(error):  # a number that is no mean has none
             row[f"{name}_standard_error"] = error
-    probe = fv.train_probe(
+    evaluator = fv.train_probe(
         vae,
-        photos[:PHOTOS_OF_THE_PROBE],
-        labels[:PHOTOS_OF_THE_PROBE],
+        photos[:PHOTOS_OF_THE_EVALUATOR],
+        labels[:PHOTOS_OF_THE_EVALUATOR],
         held_out_photos,
         held_out_labels,
         people,
@@ -151,7 +133,7 @@ def measure(vae, facenet, photos, labels, held_out):
     curve = fv.dose_curve(
         vae,
         facenet,
-        probe,
+        evaluator,
         means,
         vectors.loc[EDITED],
         AMOUNTS,
@@ -168,16 +150,6 @@ def measure(vae, facenet, photos, labels, held_out):
     return row
 
 
-def draw(vae, name, held_out):
-    """A picture of two rows: eight people, eight samples of the prior."""
-    photos, _, people = held_out
-    first = ~people.duplicated().to_numpy()
-    random = np.random.default_rng(SEED)
-    samples = random.standard_normal((PICTURED, vae.latent_dim))
-    faces = vae.reconstruct(photos[first][:PICTURED]), vae.decode(samples)
-    fv.save_picture(picture(name), fv.face_grid(np.stack(faces)))
-
-
 def picture(name):
     return RESULTS.with_suffix("") / (
         re.sub(r"\W+", "_", name).strip("_") + ".png"
@@ -186,7 +158,8 @@ def picture(name):
 
 def main(celeba, facenet_path, wanted):
     facenet = fv.load_facenet(facenet_path)
-    images, held_out = training(celeba)
+    images, _, held_out = split(celeba)
+    held_out = held_out.groupby("identity").head(PHOTOS_OF_A_PERSON)
     labels = fv.read_attributes(pathlib.Path(celeba) / "list_attr_celeba.txt")
     held_out_photos, names = fv.load_photos(held_out["path"], 160, CROP)
     held_out = (
@@ -205,7 +178,7 @@ def main(celeba, facenet_path, wanted):
             fv.load_facenet(row["facenet"]) if "facenet" in row else facenet
         )
         vae, cost = train(row, photos, network)
-        draw(vae, name, held_out)
+        fv.save_picture(picture(name), draw(vae, held_out[0], held_out[2]))
         result = {
             "row": name,
             **measure(vae, facenet, photos, labels.loc[names], held_out),

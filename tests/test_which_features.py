@@ -10,7 +10,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 
 
-def test_every_row_has_every_figure_its_command_and_its_picture():
+def test_every_row_has_every_figure_its_command_and_its_picture(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "recipes")
     script = runpy.run_path(str(ROOT / "recipes" / "which_features.py"))
     table = pd.read_csv(DATA / "which_features.csv")
     assert list(table["row"]) == list(script["ROWS"])
