@@ -10,6 +10,7 @@ from facevae_keras.attributes import (
     encode_images,
     load_attributes,
     project_out,
+    project_photo,
     save_attributes,
     sum_attributes,
 )
@@ -56,6 +57,7 @@ from facevae_keras.metrics import (
 )
 from facevae_keras.plotting import (
     face_grid,
+    save_animation,
     save_picture,
     show_faces,
     split_grid,

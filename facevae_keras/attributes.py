@@ -1,14 +1,24 @@
 """Attribute vectors in latent space: computed, saved, added to faces."""
 
+import functools
 import warnings
 
 import h5py
 import keras
 import numpy as np
 import pandas as pd
+from keras import ops
 
+from facevae_keras.backends import (
+    default_jit_compile,
+    losses_and_gradients,
+    step,
+)
 from facevae_keras.batches import file_names, read_batches
 from facevae_keras.files import find_pretrained, written_whole
+
+# Photos that `project_photo` takes at a time: more fill the memory.
+_PROJECTED_TOGETHER = 16
 
 
 def encode_images(vae, paths, crop=1.0, batch_size=128):
@@ -368,6 +378,95 @@ def project_out(vector, others):
     # Least squares, since the others need not be at right angles themselves.
     shares = np.linalg.lstsq(others.T, vector, rcond=None)[0]
     return (vector - shares @ others).astype("float32")
+
+
+def project_photo(vae, photos, loss, steps=20):
+    """Finds latent variables that draw a photo better than the encoder's.
+
+    The encoder answers at once and about right. This starts from its answer
+    and changes the latent variables, not the networks, by gradient steps, so
+    that the decoder's picture comes closer to the photo. Two terms are
+    minimized: the reconstruction loss, divided by that of the encoder's
+    answer; and a tenth of the mean of the squared latent variables, the share
+    of the prior, which is about 1 for a face like those of the training. The
+    less likely a face is under the prior, the less an attribute vector does
+    what it should.
+
+    Args:
+        vae: a `FaceVAE`.
+        photos: array (n, height, width, 3), RGB 0..255, square, cropped as in
+            training. The result for one does not depend on the others.
+        loss: `fv.PerceptualLoss`, `fv.PixelLoss`, or another loss that
+            `FaceVAE.compile` takes. FaceNet's deep layers are needed to keep
+            more of the person; `"built-in"` has none, and brings color, light
+            and expression closer.
+        steps: number of gradient steps.
+
+    Returns:
+        float32 array (n, latent_dim), for `vae.decode` and `add_attribute`.
+
+    Example:
+
+    >>> layers = ["pixels", "Conv2d_4b_3x3", "Mixed_6b", "PreLogitsFlatten"]
+    >>> loss = fv.PerceptualLoss(facenet, layers, image_size=127)
+    >>> loss.equalize(vae.decode(known_latents[:256]))
+    >>> latents = fv.project_photo(vae, photos, loss)
+    """
+    photos = np.asarray(photos, dtype="float32")
+    projected = []
+    for start in range(0, len(photos), _PROJECTED_TOGETHER):
+        part = photos[start : start + _PROJECTED_TOGETHER]
+        model = _LatentVariables(vae, part, loss)
+        # The step sizes fall to 0, so that the last ones settle.
+        rates = keras.optimizers.schedules.CosineDecay(0.05, steps)
+        model.compile(
+            keras.optimizers.Adam(rates, beta_2=0.99),
+            jit_compile=default_jit_compile(),
+        )
+        # The same batch again and again, for the progress bar of `fit`.
+        batches = ((part,) for _ in range(steps))
+        model.fit(batches, steps_per_epoch=steps, shuffle=False)
+        projected.append(ops.convert_to_numpy(model.latents.value))
+    return np.concatenate(projected)
+
+
+class _LatentVariables(keras.Model):
+    """The latent variables of some photos, as weights to be trained."""
+
+    def __init__(self, vae, photos, loss):
+        super().__init__()
+        start, _ = vae.encode(photos)
+        self.latents = self.add_weight(shape=start.shape, name="latents")
+        self.latents.assign(start)
+        # Keras trains the layers that it finds among the attributes. It does
+        # not find these.
+        self._decode = functools.partial(vae.decoder, training=False)
+        self._loss_per_image = loss.call
+        pictures = ops.convert_to_tensor(vae.decode(start))
+        unit = loss.call(ops.convert_to_tensor(photos), pictures)
+        self._unit = ops.convert_to_numpy(unit)
+        self._relative_loss = keras.metrics.Mean(name="relative_loss")
+        self.built = True
+
+    @property
+    def metrics(self):
+        return [self._relative_loss]
+
+    @step
+    def train_step(self, photos):
+        losses, gradients = losses_and_gradients(self, photos)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        self._relative_loss.update_state(losses[1])
+        return {"relative_loss": losses[1]}
+
+    def compute_losses(self, photos, training):
+        """What is minimized, and the reconstruction loss; see `FaceVAE`."""
+        latents = self.latents.value
+        relative = self._loss_per_image(photos, self._decode(latents))
+        relative = relative / self._unit
+        prior = ops.mean(ops.square(latents), axis=-1)
+        # A sum, since each photo is a problem of its own.
+        return ops.sum(relative + 0.1 * prior), ops.mean(relative)
 
 
 def save_attributes(path, latents, attributes, vectors):

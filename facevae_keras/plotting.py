@@ -1,4 +1,6 @@
-"""Face grids, and the figures that the notebooks share."""
+"""Face grids, animations, and the figures that the notebooks share."""
+
+import pathlib
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -7,6 +9,12 @@ from PIL import Image
 from facevae_keras.files import written_whole
 
 _CELL = 128  # pixels of a figure for a face, at least half of it
+
+
+# The ordered dither of Bayer 1973, in RGB steps.
+_BAYER = np.array(
+    [[-7, 1, -5, 3], [5, -3, 7, -1], [-4, 4, -6, 2], [8, 0, 6, -2]]
+)
 
 
 def face_grid(images, columns=16, border=3):
@@ -84,6 +92,71 @@ def save_picture(path, image):
     """
     with written_whole(path) as unfinished:
         Image.fromarray(image).save(unfinished)
+
+
+def save_animation(path, frames, seconds=2.0):
+    """Writes an animation that repeats without end; never leaves half of one.
+
+    Args:
+        path: where to; `.webp` or `.gif` sets the format. WebP is smaller and
+            shows all colors. A GIF has 256, here the same for all frames, so
+            that nothing flickers.
+        frames: array (n, height, width, 3), RGB 0..255, rounded and clipped.
+        seconds: how long the frames take together.
+
+    Raises:
+        ValueError: another ending, or frames of another shape.
+
+    Example:
+
+    >>> amounts = 0.6 * (1 - np.cos(np.linspace(0, 2 * np.pi, 24)))
+    >>> faces = vae.decode(fv.add_attribute(latents[:1], smile, amounts))
+    >>> fv.save_animation("smile.webp", faces[0])
+    """
+    frames = np.clip(np.rint(np.asarray(frames)), 0, 255).astype("uint8")
+    if frames.ndim != 4 or frames.shape[-1] != 3 or not len(frames):
+        raise ValueError(
+            f"{path}: expected frames of shape (n, height, width, 3), found "
+            f"{frames.shape}"
+        )
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix == ".gif":
+        images = _in_256_colors(frames)
+        options = {}
+    elif suffix == ".webp":
+        images = [Image.fromarray(frame) for frame in frames]
+        options = {"quality": 80, "method": 6}
+    else:
+        raise ValueError(f"{path}: expected the ending .webp or .gif")
+    # GIF counts in hundredths of a second, so the ends are rounded, not the
+    # durations: else 24 frames in 2 seconds would take 1.92.
+    ends = np.rint(np.linspace(0, 100 * seconds, len(frames) + 1))
+    with written_whole(path) as unfinished:
+        images[0].save(
+            unfinished,
+            save_all=True,
+            append_images=images[1:],
+            duration=[int(10 * ticks) for ticks in np.diff(ends)],
+            loop=0,
+            **options,
+        )
+
+
+def _in_256_colors(frames):
+    """Frames as images with one palette."""
+    count, height, width, _ = frames.shape
+    mosaic = Image.fromarray(frames.reshape(count * height, width, 3))
+    palette = mosaic.quantize(256, Image.Quantize.MEDIANCUT)
+    # A fixed pattern of small offsets hides the steps between the colors. The
+    # usual dithering would look different in each frame, and flicker.
+    pattern = _BAYER[np.arange(height)[:, None] % 4, np.arange(width) % 4]
+    frames = np.clip(frames + pattern[..., None], 0, 255).astype("uint8")
+    return [
+        Image.fromarray(frame).quantize(
+            palette=palette, dither=Image.Dither.NONE
+        )
+        for frame in frames
+    ]
 
 
 def show_faces(images, columns=8, row_labels=(), column_labels=(), title=None):

@@ -347,3 +347,30 @@ def test_a_name_that_does_not_ship_lists_those_that_do(
     (tmp_path / "celeba_dfc_vae").write_text("not a VAE")
     with pytest.raises(ValueError, match="celeba_dfc_vae: "):
         load("celeba_dfc_vae")
+
+
+def test_a_projected_photo_is_drawn_better(vae, faces):
+    latents = fv.project_photo(vae, faces[:3], fv.PixelLoss(), steps=20)
+
+    def loss(z):
+        difference = vae.decode(z) - faces[:3]
+        return np.square(difference).sum(axis=(1, 2, 3))
+
+    before = loss(vae.encode(faces[:3])[0])
+    assert latents.shape == (3, 8) and latents.dtype == "float32"
+    assert (loss(latents) < 0.95 * before).all()
+
+
+def test_each_photo_is_projected_by_itself(vae, faces, monkeypatch):
+    monkeypatch.setattr(fv.attributes, "_PROJECTED_TOGETHER", 2)
+    together = fv.project_photo(vae, faces[:3], fv.PixelLoss(), steps=4)
+    alone = fv.project_photo(vae, faces[2:3], fv.PixelLoss(), steps=4)
+    np.testing.assert_allclose(together[2:], alone, atol=1e-4)
+
+
+def test_projecting_leaves_the_vae_as_it_is(vae, faces):
+    before = [weights.copy() for weights in vae.get_weights()]
+    fv.project_photo(vae, faces[:1], fv.PixelLoss(), steps=2)
+    for found, wanted in zip(vae.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert vae.decoder.trainable

@@ -104,6 +104,9 @@ PROGRAM = """
             )
         keras.distribution.set_distribution(None)
 
+    projected = fv.project_photo(initial_vae(), photos[:4], fv.PixelLoss(), 3)
+    found["projected"] = projected[:, :5].tolist()
+
     # Three steps with the same noise, and the file they leave.
     noise = np.load("noise.npy").astype("float32")
     keras.random.normal = lambda shape, seed: keras.ops.convert_to_tensor(noise)
@@ -168,6 +171,13 @@ def test_the_same_three_steps_on_every_backend(findings, backend):
     own = keras.backend.backend()  # TensorFlow, unless KERAS_BACKEND says not
     found, wanted = (findings(b)["three steps"] for b in (backend, own))
     np.testing.assert_allclose(found, wanted, rtol=1e-3)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_photos_are_projected_alike(findings, backend):
+    own = keras.backend.backend()
+    found, wanted = (findings(b)["projected"] for b in (backend, own))
+    np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
