@@ -17,6 +17,8 @@ _BAYER = np.array(
 )
 
 
+
+
 def face_grid(images, columns=16, border=3):
     """Puts images of one size side by side.
 
@@ -147,10 +149,7 @@ def _in_256_colors(frames):
     count, height, width, _ = frames.shape
     mosaic = Image.fromarray(frames.reshape(count * height, width, 3))
     palette = mosaic.quantize(256, Image.Quantize.MEDIANCUT)
-    # A fixed pattern of small offsets hides the steps between the colors. The
-    # usual dithering would look different in each frame, and flicker.
-    pattern = _BAYER[np.arange(height)[:, None] % 4, np.arange(width) % 4]
-    frames = np.clip(frames + pattern[..., None], 0, 255).astype("uint8")
+    # No dithering: its dots would flicker, and double the file.
     return [
         Image.fromarray(frame).quantize(
             palette=palette, dither=Image.Dither.NONE

@@ -1,7 +1,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageSequence
 
 import facevae_keras as fv
 
@@ -52,3 +52,52 @@ def test_a_grid_cut_apart_is_what_it_was_made_of():
     np.testing.assert_array_equal(fv.split_grid(grid, 8), images)
     with pytest.raises(ValueError, match="no grid of images of 9 pixels"):
         fv.split_grid(grid, 9)
+
+
+def _smooth_frames(count):
+    """Frames in which a bright disc grows on a ramp of colors."""
+    y, x = np.mgrid[:48, :64]
+    ramp = np.stack([4 * x, 5 * y, 255 - 2 * x - 2 * y], axis=-1)
+    radius = np.hypot(x - 32, y - 24)
+    return np.stack(
+        [
+            np.where(radius[..., None] < 4 + number, 250.0, ramp)
+            for number in range(count)
+        ]
+    )
+
+
+@pytest.mark.parametrize("name, most", [("a.gif", 6), ("a.webp", 6)])
+def test_animations_keep_frames_time_and_colors(tmp_path, name, most):
+    frames = _smooth_frames(9)
+    fv.save_animation(tmp_path / "new" / name, frames, seconds=1.3)
+    with Image.open(tmp_path / "new" / name) as animation:
+        found, durations = [], []
+        for frame in ImageSequence.Iterator(animation):
+            found.append(np.asarray(frame.convert("RGB"), dtype="float32"))
+            durations.append(frame.info["duration"])
+        assert animation.info["loop"] == 0
+    assert len(found) == 9 and sum(durations) == 1300
+    assert np.abs(np.array(found) - frames).mean(axis=(1, 2, 3)).max() < most
+    assert [file.name for file in (tmp_path / "new").iterdir()] == [name]
+
+
+def test_what_stands_still_in_a_gif_does_not_flicker(tmp_path):
+    fv.save_animation(tmp_path / "a.gif", _smooth_frames(9))
+    with Image.open(tmp_path / "a.gif") as animation:
+        corners = [
+            np.asarray(frame.convert("RGB"))[:8]
+            for frame in ImageSequence.Iterator(animation)
+        ]
+    assert (np.array(corners) == corners[0]).all()
+
+
+def test_animations_refuse_what_they_cannot_write(tmp_path):
+    frames = np.zeros((2, 8, 8, 3))
+    with pytest.raises(ValueError, match=r"a.png: expected the ending .webp"):
+        fv.save_animation(tmp_path / "a.png", frames)
+    with pytest.raises(ValueError, match=r"found \(8, 8, 3\)"):
+        fv.save_animation(tmp_path / "a.gif", frames[0])
+    with pytest.raises(ValueError, match=r"found \(0, 8, 8, 3\)"):
+        fv.save_animation(tmp_path / "a.gif", frames[:0])
+    assert not list(tmp_path.iterdir())
