@@ -38,6 +38,7 @@ from facevae_keras.edits import (
     edit_figures,
     train_probe,
 )
+from facevae_keras.editor import FaceEditor
 from facevae_keras.facenet import (
     ENDPOINTS,
     WIKI_LAYERS,
