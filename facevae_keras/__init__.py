@@ -32,13 +32,13 @@ from facevae_keras.callbacks import (
     warm_up_cosine,
 )
 from facevae_keras.data import find_images, read_attributes, split_images
+from facevae_keras.editor import FaceEditor
 from facevae_keras.edits import (
     attribute_classifier,
     dose_curve,
     edit_figures,
     train_probe,
 )
-from facevae_keras.editor import FaceEditor
 from facevae_keras.facenet import (
     ENDPOINTS,
     WIKI_LAYERS,
@@ -50,6 +50,7 @@ from facevae_keras.losses import PerceptualLoss, PixelLoss, kl_divergence
 from facevae_keras.metrics import (
     active_dimensions,
     identity_similarity,
+    independent_identity,
     kernel_distance,
     perceptual_distances,
     radial_power,

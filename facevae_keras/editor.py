@@ -6,7 +6,6 @@ import functools
 import html
 import io
 import pathlib
-import warnings
 
 import ipywidgets as widgets
 import numpy as np
@@ -207,17 +206,16 @@ class FaceEditor:
     # The face
 
     def _use_vae(self, vae, vectors, latents):
-        check_vectors(vae, vectors)
-        if latents is not None:
-            latents = pd.DataFrame(latents)
-            if latents.shape[1] != vae.latent_dim:
+        for name, frame in (("vectors", vectors), ("faces", latents)):
+            if frame is not None and np.shape(frame)[1] != vae.latent_dim:
                 raise ValueError(
                     f"the VAE has {vae.latent_dim} latent variables, the "
-                    f"faces have {latents.shape[1]}"
+                    f"{name} have {np.shape(frame)[1]}: expected those of "
+                    "this VAE"
                 )
         self._vae = vae
         self._vectors = vectors[np.isfinite(vectors).all(axis=1)]
-        self._known = latents
+        self._known = None if latents is None else pd.DataFrame(latents)
 
     def _decode(self, latents):
         face = self._vae.decode(latents[None])[0]
@@ -409,6 +407,7 @@ class FaceEditor:
             if name not in self.sliders
         ]
         self._more.options = [("choose", None), *others]
+        self._more.index = 0
 
     # What happens when one is used
 
@@ -563,39 +562,6 @@ class FaceEditor:
         finally:
             self._waiting = False
         self._draw()
-
-
-def check_vectors(vae, vectors):
-    """Finds attribute vectors that are not of this VAE.
-
-    Args:
-        vae: a `FaceVAE`.
-        vectors: DataFrame from `attribute_vectors`.
-
-    Raises:
-        ValueError: vectors of another number of latent variables.
-
-    Warns:
-        UserWarning: the VAE's encoder does not see what its decoder draws along
-            the vectors. So it is with those of another VAE.
-    """
-    if vectors.shape[1] != vae.latent_dim:
-        raise ValueError(
-            f"the VAE has {vae.latent_dim} latent variables, the vectors have "
-            f"{vectors.shape[1]}: expected those of this VAE"
-        )
-    moves = vectors[np.isfinite(vectors).all(axis=1)].to_numpy("float32")
-    faces = vae.decode(np.concatenate([0 * moves[:1], moves]))
-    means, _ = vae.encode(faces)
-    found = means[1:] - means[0]
-    if np.sum(found * moves) < 0.5 * np.linalg.norm(found) * np.linalg.norm(
-        moves
-    ):
-        warnings.warn(
-            "the encoder does not find these vectors in what the decoder draws "
-            "along them: they seem to be of another VAE",
-            stacklevel=2,
-        )
 
 
 @functools.cache

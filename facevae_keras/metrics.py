@@ -6,11 +6,14 @@ computed over people where identities are known (Liang and Zeger 1986, doi
 """
 
 import collections
+import importlib.util
+import pathlib
 
 import keras
 import numpy as np
 import pandas as pd
 from keras import ops
+from PIL import Image
 
 from facevae_keras.backends import infer
 from facevae_keras.facenet import feature_extractor
@@ -29,6 +32,8 @@ PERCEPTUAL_LAYERS = (
 FEATURES = "PreLogitsFlatten"
 _FACENET_SIZE = 160  # pixels; what FaceNet was trained on
 _BATCH_SIZE = 32
+# Mean squared distance of dlib's descriptors of two people, over CelebA.
+_STRANGERS = 0.69
 _REPORTED_RINGS = [1, 3, 5, 7, 10, 14, 18, 22, 26, 30]  # of `radial_power`
 
 
@@ -194,6 +199,62 @@ def identity_similarity(facenet, images, others):
         )
     )
     return own
+
+
+def independent_identity(images, others):
+    """Whether a network that trained nothing here sees the same person.
+
+    FaceNet is the loss of these VAEs, and may be pleased by what no other
+    network sees. dlib's face recognition is of another family, trained on
+    other photos: a ResNet with 128-d descriptors, whose squared distances are
+    scaled here so that it reads like `identity_similarity`.
+
+    Args:
+        images: (n, size, size, 3), RGB 0..255, faces as this course crops
+            them: aligned as CelebA's, `crop=0.8`.
+        others: as many, of any size.
+
+    Returns:
+        Array (n,): 1 is the same, 0 the average of two strangers, 0.65 that of
+        two photos of one person (all on CelebA).
+
+    Raises:
+        ImportError: the extra `[evaluate]` is not installed.
+
+    Example:
+
+    >>> fv.independent_identity(photos, vae.reconstruct(photos))
+    """
+    a, b = (_dlib_descriptors(pictures) for pictures in (images, others))
+    return 1 - np.square(a - b).sum(axis=1) / _STRANGERS
+
+
+def _dlib_descriptors(images):
+    try:
+        import dlib
+    except ImportError as error:
+        raise ImportError(
+            "independent_identity needs dlib and its networks: "
+            "pip install 'facevae-keras[evaluate]'"
+        ) from error
+    # Not imported: it needs pkg_resources, which setuptools has no more.
+    package = importlib.util.find_spec("face_recognition_models").origin
+    folder = pathlib.Path(package).parent / "models"
+    find_points = dlib.shape_predictor(
+        str(folder / "shape_predictor_5_face_landmarks.dat")
+    )
+    network = dlib.face_recognition_model_v1(
+        str(folder / "dlib_face_recognition_resnet_model_v1.dat")
+    )
+    # Where dlib's own detector finds the faces of CelebA, at 256 pixels.
+    box = dlib.rectangle(43, 86, 206, 248)
+    descriptors = []
+    for image in images:
+        image = np.clip(np.rint(image), 0, 255).astype("uint8")
+        image = np.asarray(Image.fromarray(image).resize((256, 256)))
+        face = dlib.get_face_chip(image, find_points(image, box))
+        descriptors.append(network.compute_face_descriptor(face))
+    return np.array(descriptors)
 
 
 def kernel_distance(features_a, features_b, identities=None):
