@@ -1,5 +1,6 @@
 """facevae_keras: a face VAE with a FaceNet perceptual loss, in Keras 3."""
 
+from facevae_keras.align import align_face, align_folder, find_faces
 from facevae_keras.architectures import ARCHITECTURES
 from facevae_keras.attributes import (
     AttributeSums,

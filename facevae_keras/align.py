@@ -86,7 +86,7 @@ def find_faces(photo):
 
     >>> fv.find_faces("me.jpg")[["left_eye_x", "left_eye_y"]]
     """
-    image, size = _read(photo)
+    image, size = read_any_photo(photo)
     boxes, scores, points = _search(image)
     scale = np.divide(size, image.size)
     boxes = boxes * np.tile(scale, 2) - 0.5
@@ -125,7 +125,7 @@ def align_face(photo, layout="celeba", size=182, margin=44):
     (218, 178, 3)
     """
     _check_layout(layout, size, margin)
-    image, photo_size = _read(photo)
+    image, photo_size = read_any_photo(photo)
     boxes, _, points = _search(image)
     if not len(boxes):
         raise ValueError(f"{_name(photo)}: expected a face, found none")
@@ -157,7 +157,7 @@ def align_file(source, target, layout="celeba", size=182, margin=44):
     row = {"outcome": "aligned", "faces": 0}
     row |= dict.fromkeys(COLUMNS[:5]) | {"reason": ""}
     try:
-        image, photo_size = _read(source)
+        image, photo_size = read_any_photo(source)
     except OSError as error:
         return row | {"outcome": "unreadable", "reason": str(error)}
     boxes, scores, points = _search(image)
@@ -393,8 +393,11 @@ def _name(photo):
     return getattr(photo, "name", photo)
 
 
-def _read(photo):
+def read_any_photo(photo):
     """Reads a photo of any size and mode.
+
+    Args:
+        photo: see `find_faces`.
 
     Returns:
         RGB image, at most `LARGEST_SIDE` wide and high, and width and height of
@@ -526,7 +529,7 @@ def _refine_points(image, points):
     to_patches = [to_square @ _similarity(face) for face in points]
     patches = np.zeros((len(points), 48, 48, 3), "uint8")
     for patch, to_patch in zip(patches, to_patches, strict=True):
-        patch[:] = _warp(image, to_patch, (48, 48))
+        patch[:] = warp(image, to_patch, (48, 48))
     scores, _, found = output_network(standardize(patches))
     mirrored_scores, _, mirrored = output_network(
         standardize(patches[:, :, ::-1])
@@ -541,7 +544,7 @@ def _refine_points(image, points):
 def _cut(image, box, points, layout, size, margin):
     """See `align_face`; the margin is in pixels of this image."""
     if layout == "celeba":
-        return _warp(image, _similarity(points), FRAME_SIZE)
+        return warp(image, _similarity(points), FRAME_SIZE)
     start = np.maximum(box[:2] - margin / 2, 0).astype(int)
     end = np.minimum(box[2:] + margin / 2, image.size).astype(int)
     end = np.maximum(end, start + 1)
@@ -580,7 +583,7 @@ def _apply(matrix, points):
     return points @ matrix[:2, :2].T + matrix[:2, 2]
 
 
-def _warp(image, matrix, size):
+def warp(image, matrix, size):
     """Draws a part of an image anew: turned, scaled and shifted.
 
     Args:

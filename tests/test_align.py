@@ -319,29 +319,29 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 
 def test_a_warp_of_nothing_changes_nothing(portrait):
-    same = align._warp(portrait, np.eye(3), portrait.size)
+    same = align.warp(portrait, np.eye(3), portrait.size)
     assert np.array_equal(same, np.asarray(portrait))
     shift = np.array([(1, 0, -20), (0, 1, -30), (0, 0, 1)])
-    shifted = align._warp(portrait, shift, (100, 100))
+    shifted = align.warp(portrait, shift, (100, 100))
     assert np.array_equal(shifted, np.asarray(portrait)[30:130, 20:120])
 
 
 def test_beyond_the_edges_they_are_repeated(portrait):
     shift = np.array([(1, 0, 50), (0, 1, 40), (0, 0, 1)])
-    beyond = align._warp(portrait, shift, (90, 80))
+    beyond = align.warp(portrait, shift, (90, 80))
     pixels = np.asarray(portrait)
     assert np.array_equal(beyond[40:, 50:], pixels[:40, :40])
     assert (beyond[:41, :51] == pixels[0, 0]).all()
     # Far away there is only the edge.
     shift[:2, 2] = 5000
-    assert (align._warp(portrait, shift, (9, 9)) == pixels[0, 0]).all()
+    assert (align.warp(portrait, shift, (9, 9)) == pixels[0, 0]).all()
 
 
 def test_scaling_down_averages():
     random = np.random.default_rng(0)
     noise = random.integers(0, 256, (600, 600, 3), "uint8")
     smaller = np.diag([0.1, 0.1, 1])
-    drawn = align._warp(Image.fromarray(noise), smaller, (60, 60))
+    drawn = align.warp(Image.fromarray(noise), smaller, (60, 60))
     # A pixel of ten by ten deviates a tenth as much, sampling as much.
     assert drawn.std() < 0.15 * noise.std()
 
@@ -386,8 +386,8 @@ def turned_back(path, random):
     moved = np.eye(3)
     moved[:2, :2] = turn
     moved[:2, 2] = np.array(size) / 2 - turn @ photo.size / [2, 2]
-    canvas = align._warp(photo, moved, size)
-    inside = align._warp(
+    canvas = align.warp(photo, moved, size)
+    inside = align.warp(
         Image.new("RGB", photo.size, "white"), moved, size
     )
     del inside
