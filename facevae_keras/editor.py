@@ -7,7 +7,6 @@ import html
 import io
 import pathlib
 
-import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -29,6 +28,11 @@ from facevae_keras.data import find_images
 from facevae_keras.files import written_whole
 from facevae_keras.plotting import save_picture
 from facevae_keras.vae import load_vae
+
+try:
+    import ipywidgets as widgets
+except ImportError:  # only the extra [notebooks] has it
+    widgets = None
 
 CROP = 0.8  # the part of an aligned photo that the course's VAEs see
 SHIPPED = "celeba_dfc_vae", "celeba_dfc_vae_large"
@@ -104,6 +108,7 @@ class FaceEditor:
     Raises:
         ValueError: vectors or latents of another number of latent variables.
         FileNotFoundError: `photos` doesn't exist or holds no photo.
+        ImportError: the extra `[notebooks]` is not installed.
 
     Example:
 
@@ -115,6 +120,11 @@ class FaceEditor:
     """
 
     def __init__(self, vae, vectors, latents=None, photos=None):
+        if widgets is None:
+            raise ImportError(
+                "FaceEditor needs ipywidgets: "
+                "pip install 'facevae-keras[notebooks]'"
+            )
         self._given = vae, vectors, latents
         self._use_vae(*self._given)
         self._photo = None  # an RGB image of any size, and its name

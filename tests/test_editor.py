@@ -252,6 +252,12 @@ def test_vectors_of_another_vae(shipped):
         fv.FaceEditor(vae, vectors, latents.iloc[:, :100])
 
 
+def test_what_is_missing_is_named(shipped, monkeypatch):
+    monkeypatch.setattr(fv.editor, "widgets", None)
+    with pytest.raises(ImportError, match=r"facevae-keras\[notebooks\]"):
+        fv.FaceEditor(*shipped)
+
+
 def test_another_vae_takes_over_face_and_amounts(editor):
     editor.sliders["Eyeglasses"].value = 1.0
     editor._vaes.value = "celeba_dfc_vae_large"
