@@ -1,4 +1,7 @@
 # make lab        set up, then open the notebooks in JupyterLab
+# make smile PHOTO=me.jpg
+#                 set up, then find the face in a photo, align it, and write a
+#                 row of smiles and an animation beside the photo
 # make tutorial   set up, then run every notebook on drawn faces
 # make test       set up, check the style, then run the tests
 # make test-fast  the tests without the slow ones: less than 90 seconds
@@ -14,7 +17,7 @@ export TF_CPP_MIN_LOG_LEVEL := 3
 export IPYTHONDIR := $(CURDIR)/.ipython
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 
-.PHONY: tutorial test test-fast lint lab notebooks
+.PHONY: smile tutorial test test-fast lint lab notebooks
 
 tutorial: .venv/installed
 	mkdir -p build
@@ -38,17 +41,20 @@ lint: .venv/installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
+smile: .venv/installed
+	@test -f "$(PHOTO)" || { echo "make smile PHOTO=me.jpg: no file '$(PHOTO)'"; exit 1; }
+	@mkdir -p build
+	$(BIN)/papermill notebooks/04_your_own_photo.ipynb build/smile.ipynb \
+	  -p photos "$(PHOTO)" -p results "$$(dirname "$(PHOTO)")"
+
 # From the root, so that links to docs/ and data/ work in JupyterLab, too.
 lab: .venv/installed
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks
 
 notebooks: tutorial
-	$(BIN)/jupyter nbconvert --to notebook --output-dir notebooks \
-	  --ClearMetadataPreprocessor.enabled=True \
-	  --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
-	  --ClearMetadataPreprocessor.clear_notebook_metadata=False build/0*.ipynb
+	$(BIN)/python recipes/store_notebooks.py build/0*.ipynb notebooks
 	mkdir -p notebooks/images
-	cp build/0*.png notebooks/images/
+	cp build/0*.png build/*smile.webp notebooks/images/
 	$(BIN)/python recipes/ship.py build drawn_faces
 
 .venv/installed: pyproject.toml constraints.txt

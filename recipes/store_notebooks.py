@@ -1,0 +1,47 @@
+"""Copies executed notebooks to where they are stored: what git should keep.
+
+    python recipes/store_notebooks.py build/0*.ipynb notebooks
+
+Left out are times and parameters of papermill, which differ from run to run,
+and the state of widgets. A widget that is stored without its state can't be
+shown, so the picture beside it takes its place.
+"""
+
+import pathlib
+import sys
+
+import nbformat
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def stored(notebook):
+    """The notebook as it is to be stored.
+
+    Args:
+        notebook: an executed `nbformat.NotebookNode`; it is changed.
+    """
+    kept = "kernelspec", "language_info"
+    notebook.metadata = {
+        key: value for key, value in notebook.metadata.items() if key in kept
+    }
+    for cell in notebook.cells:
+        cell.metadata = {
+            key: value
+            for key, value in cell.metadata.items()
+            if key in ("tags", "alt")
+        }
+        for output in cell.get("outputs", []):
+            output.get("data", {}).pop(WIDGET, None)
+    return notebook
+
+
+def main():
+    *sources, target = map(pathlib.Path, sys.argv[1:])
+    for source in sources:
+        notebook = stored(nbformat.read(source, as_version=4))
+        nbformat.write(notebook, target / source.name)
+
+
+if __name__ == "__main__":
+    main()
