@@ -127,7 +127,9 @@ def main():
     print(f"| eyes of aligned photos, by MTCNN alone | {quantiles(by_mtcnn)} |")
     print(f"| turned photos, eyes and mouth | {quantiles(found_back)} |")
     median, mean = np.median(seconds), np.mean(seconds)
-    print(f"\n{1000 * median:.0f} ms a photo (median), {1000 * mean:.0f} (mean)")
+    print(
+        f"\n{1000 * median:.0f} ms a photo (median), {1000 * mean:.0f} (mean)"
+    )
 
 
 if __name__ == "__main__":

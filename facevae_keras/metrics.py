@@ -202,12 +202,12 @@ def identity_similarity(facenet, images, others):
 
 
 def independent_identity(images, others):
-    """Whether a network that trained nothing here sees the same person.
+    """Similarity of identities, by a network that no training here used.
 
-    FaceNet is the loss of these VAEs, and may be pleased by what no other
-    network sees. dlib's face recognition is of another family, trained on
-    other photos: a ResNet with 128-d descriptors, whose squared distances are
-    scaled here so that it reads like `identity_similarity`.
+    FaceNet is part of the loss of these VAEs, so its own similarity may
+    overestimate theirs. dlib's face recognition is a ResNet of another family,
+    trained on other photos, with 128-d descriptors. Their squared distances
+    are scaled here to the range of `identity_similarity`.
 
     Args:
         images: (n, size, size, 3), RGB 0..255, faces as this course crops

@@ -17,8 +17,6 @@ _BAYER = np.array(
 )
 
 
-
-
 def face_grid(images, columns=16, border=3):
     """Puts images of one size side by side.
 

@@ -95,13 +95,14 @@ def at_95(vae, facenet, evaluator, curves, directions, means, people):
     """What each vector changes at the amount where it is seen in 95 %."""
     before = np.clip(vae.decode(means), 0, 255)
     numbers = number_people(people, len(means))
-    rows, identity = {}, {}
+    rows, identity, independent_of = {}, {}, {}
     for kind, vector in directions.items():
         curve = curves[kind]
         amount = np.interp(0.95, curve["seen"], curve.index)
         moved = fv.add_attribute(means, vector, [amount])[:, 0]
         after = np.clip(vae.decode(moved), 0, 255)
         identity[kind] = fv.identity_similarity(facenet, before, after)
+        independent_of[kind] = fv.independent_identity(before, after)
         figures = fv.edit_figures(
             evaluator,
             before,
@@ -116,12 +117,36 @@ def at_95(vae, facenet, evaluator, curves, directions, means, people):
                 rows[kind][f"{name}_{column}"] = figures.loc[name, column]
     for kind, kept in identity.items():
         # The same faces in every row, so the error of a difference is smaller.
-        columns = {"identity": kept, "behind_best": identity[BEST] - kept}
+        columns = {
+            "identity": kept,
+            "behind_best": identity[BEST] - kept,
+            "independent_identity": independent_of[kind],
+        }
         for name, values in columns.items():
             rows[kind][name] = values.mean()
             error = standard_error(values, numbers)
             rows[kind][f"{name}_standard_error"] = error
     return pd.DataFrame(rows).T.rename_axis("vector")
+
+
+def independent(photos, reconstructions, people):
+    """`fv.independent_identity` of the same people, and of two people."""
+    numbers = number_people(people, len(photos))
+    shuffled = np.random.default_rng(SEED).permutation(len(photos))
+    different = numbers[shuffled] != numbers
+    for figure, pictures, part in (
+        ("independent_identity", reconstructions, slice(None)),
+        (
+            "independent_identity_of_others",
+            reconstructions[shuffled][different],
+            different,
+        ),
+    ):
+        similarity = fv.independent_identity(photos[part], pictures)
+        error = standard_error(
+            similarity, number_people(people[part], len(similarity))
+        )
+        yield figure, (similarity.mean(), error)
 
 
 if __name__ == "__main__":
@@ -136,6 +161,9 @@ if __name__ == "__main__":
     people = native.loc[names, "identity"]
     fv.save_picture(RESULTS / f"{name}_faces.png", draw(vae, photos, people))
     figures = fv.reconstruction_figures(vae, facenet, photos, people)
+    reconstructions = np.clip(vae.reconstruct(photos), 0, 255)
+    for figure, mean_and_error in independent(photos, reconstructions, people):
+        figures.loc[figure] = mean_and_error
     figures.to_csv(RESULTS / f"{name}_figures.csv", float_format="%.5g")
     print(figures.round(4))
     labels = fv.read_attributes(celeba / "list_attr_celeba.txt")

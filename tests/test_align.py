@@ -36,9 +36,7 @@ MOUTH = np.array([(231.5, 279.0), (308.0, 276.0)])
 @pytest.fixture(scope="module")
 def portrait():
     """Grace Hopper by the US Navy, in the public domain, as in matplotlib."""
-    path = matplotlib.cbook.get_sample_data(
-        "grace_hopper.jpg", asfileobj=False
-    )
+    path = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
     with Image.open(path) as photo:
         return photo.convert("RGB")
 
@@ -77,8 +75,12 @@ def test_a_face_and_its_points(portrait):
     points = points_of(face)
     assert np.abs(points[:2] - EYES).max() < 4
     assert np.abs(points[3:] - MOUTH).max() < 4
-    assert face["left"] < points[:, 0].min() < points[:, 0].max() < face["right"]
-    assert face["top"] < points[:, 1].min() < points[:, 1].max() < face["bottom"]
+    assert (
+        face["left"] < points[:, 0].min() < points[:, 0].max() < face["right"]
+    )
+    assert (
+        face["top"] < points[:, 1].min() < points[:, 1].max() < face["bottom"]
+    )
     assert 0.99 < face["score"] <= 1
 
 
@@ -363,7 +365,10 @@ def test_the_layout_of_the_wiki(portrait):
     wanted = wanted.resize((182, 182), Image.Resampling.BILINEAR)
     assert np.abs(cut.astype(float) - np.asarray(wanted)).max() <= 1
     sideways = portrait.transpose(Image.Transpose.ROTATE_90)
-    assert np.abs(align.align_face(sideways, "wiki") - cut.astype(float)).mean() < 12
+    assert (
+        np.abs(align.align_face(sideways, "wiki") - cut.astype(float)).mean()
+        < 12
+    )
     assert align.align_face(portrait, "wiki", 96, 0).shape == (96, 96, 3)
     with pytest.raises(ValueError, match="layout"):
         align.align_face(portrait, "oval")
@@ -387,9 +392,7 @@ def turned_back(path, random):
     moved[:2, :2] = turn
     moved[:2, 2] = np.array(size) / 2 - turn @ photo.size / [2, 2]
     canvas = align.warp(photo, moved, size)
-    inside = align.warp(
-        Image.new("RGB", photo.size, "white"), moved, size
-    )
+    inside = align.warp(Image.new("RGB", photo.size, "white"), moved, size)
     del inside
     image = Image.fromarray(canvas)
     _, _, points = align._search(image)
