@@ -38,7 +38,7 @@ def turned(photo, random):
     color = tuple(random.integers(0, 256, 3).tolist())
     canvas = Image.new("RGB", [2 * side for side in size], color)
     corner = [int(random.uniform(0.4, 0.6) * side) for side in size]
-    canvas.paste(scaled, corner)
+    canvas.paste(scaled, (*corner,))
     degrees = random.uniform(-30, 30)
     middle = np.divide(canvas.size, 2)
     canvas = canvas.rotate(

@@ -1,5 +1,6 @@
 """Faces found in any photo, and brought into CelebA's frame or the wiki's."""
 
+import functools
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import warnings
 import joblib
 import numpy as np
 import pandas as pd
+import threadpoolctl
 from PIL import ExifTags, Image, ImageOps
 from tqdm import tqdm
 
@@ -364,14 +366,13 @@ def _write_photo(path, pixels):
     for a photo of the data set.
     """
     path = pathlib.Path(path)
+    image_format = Image.registered_extensions().get(path.suffix.lower())
+    if image_format not in FORMATS:
+        raise ValueError(f"{path}: expected a suffix of {', '.join(FORMATS)}")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        Image.fromarray(pixels).save(
-            unfinished,
-            Image.registered_extensions()[path.suffix.lower()],
-            quality=95,
-        )
+        Image.fromarray(pixels).save(unfinished, image_format, quality=95)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
@@ -450,6 +451,18 @@ def _search(image):
         Boxes (n, 4), scores (n,) and points (n, 5, 2) as from `detect_faces`,
         the best face first.
     """
+    # On a busy machine threads take several times as long for such products.
+    with _thread_pools().limit(limits=1, user_api="blas"):
+        boxes, scores, points = _search_all_sides(image)
+    order = np.argsort(-_prominence(boxes, image.size), kind="stable")
+    return boxes[order], scores[order], points[order]
+
+
+# Looking for them takes milliseconds.
+_thread_pools = functools.cache(threadpoolctl.ThreadpoolController)
+
+
+def _search_all_sides(image):
     best = np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2))
     for longest in SEARCH_SIDES:
         small = image.copy()
@@ -462,9 +475,7 @@ def _search(image):
                 break
         if len(best[1]) or small.size == image.size:
             break
-    boxes, scores, points = best
-    order = np.argsort(-_prominence(boxes, image.size), kind="stable")
-    return boxes[order], scores[order], points[order]
+    return best
 
 
 def _search_upright(image, small, turns):
@@ -548,7 +559,8 @@ def _cut(image, box, points, layout, size, margin):
     start = np.maximum(box[:2] - margin / 2, 0).astype(int)
     end = np.minimum(box[2:] + margin / 2, image.size).astype(int)
     end = np.maximum(end, start + 1)
-    face = image.resize((size, size), Image.Resampling.BILINEAR, (*start, *end))
+    face = image.crop((*start.tolist(), *end.tolist()))
+    face = face.resize((size, size), Image.Resampling.BILINEAR)
     across, down = points[1] - points[0]
     turns = round(np.arctan2(down, across) / (np.pi / 2)) % 4
     return np.asarray(face.transpose(TURNS[turns]) if turns else face)

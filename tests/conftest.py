@@ -23,6 +23,11 @@ def celeba():
 
 
 @pytest.fixture(scope="session")
+def celeba_wild():
+    return _shared("celeba_wild")
+
+
+@pytest.fixture(scope="session")
 def facenet_checkpoint():
     return _shared("facenet/20180402-114759")
 
