@@ -1,0 +1,50 @@
+"""The check of an exercise passes with its solution, and finds a mistake."""
+
+import pathlib
+
+import nbformat
+import papermill
+import pytest
+
+NOTEBOOKS = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
+SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("0*.ipynb"))
+
+
+def code(path):
+    notebook = nbformat.read(path, as_version=4)
+    return [c.source for c in notebook.cells if c.cell_type == "code"]
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_solutions_have_the_checks_of_the_exercises(path):
+    exercises = [
+        cell for cell in code(NOTEBOOKS / path.name) if "answer = None" in cell
+    ]
+    assert exercises
+    for exercise in exercises:
+        check = exercise.split("\n\n", maxsplit=1)[1]
+        assert "fv.check_answer(answer" in check
+        (solution,) = [cell for cell in code(path) if check in cell]
+        assert "answer = None" not in solution
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_checks_pass_with_the_solutions_and_find_the_mistakes(path, tmp_path):
+    result = tmp_path / path.name
+    papermill.execute_notebook(
+        path,
+        result,
+        parameters={"drawn_faces": 150, "run_dir": "build"},
+        cwd=tmp_path,
+        progress_bar=False,
+    )
+    for cell in nbformat.read(result, as_version=4).cells:
+        if cell.cell_type != "code" or "fv.check_answer(" not in cell.source:
+            continue
+        text = "".join(output.get("text", "") for output in cell.outputs)
+        # A cell with a solution defines `answer`, a cell with a mistake not.
+        if "answer = " in cell.source:
+            assert text.count(": correct") == cell.source.count("check_answer(")
+        else:
+            assert ": not correct yet" in text
+            assert ": correct" not in text
