@@ -215,7 +215,7 @@ def independent_identity(images, others):
         others: as many, of any size.
 
     Returns:
-        Array (n,): 1 is the same, 0 the average of two strangers, 0.65 that of
+        Array (n,): 1 is the same, 0 the average of two strangers, 0.63 that of
         two photos of one person (all on CelebA).
 
     Raises:

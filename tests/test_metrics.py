@@ -1,3 +1,5 @@
+import sys
+
 import keras
 import numpy as np
 import pandas as pd
@@ -13,6 +15,30 @@ def test_active_dimensions_vary_from_face_to_face():
 
 
 @pytest.mark.slow
+def test_an_independent_network_recognizes_people(celeba):
+    pytest.importorskip("dlib", reason="needs the extra [evaluate]")
+    images = fv.find_images(celeba)
+    images = images[images["path"].str.contains("img_align_celeba/")]
+    pairs = images.groupby("identity").head(2)
+    pairs = pairs[pairs["identity"].duplicated(keep=False)]
+    pairs = pairs.sort_values("identity")[:8]
+    photos, _ = fv.load_photos(pairs["path"], 160, crop=0.8)
+    same = fv.independent_identity(photos[::2], photos[1::2])
+    strangers = fv.independent_identity(
+        photos[::2], np.roll(photos[1::2], 1, axis=0)
+    )
+    assert same.mean() > 0.5 and abs(strangers.mean()) < 0.25
+    np.testing.assert_allclose(
+        fv.independent_identity(photos[:1], photos[:1]), 1
+    )
+
+
+def test_the_independent_network_is_named_where_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dlib", None)
+    with pytest.raises(ImportError, match=r"facevae-keras\[evaluate\]"):
+        fv.independent_identity(np.zeros((1, 9, 9, 3)), np.zeros((1, 9, 9, 3)))
+
+
 def test_a_classifier_learns_what_is_drawn():
     """Bright or dark, red or blue: the two labels of made-up images."""
     keras.utils.set_random_seed(0)
