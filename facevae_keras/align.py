@@ -406,31 +406,33 @@ def read_any_photo(photo):
     """
     try:
         if isinstance(photo, np.ndarray):
-            image = Image.fromarray(photo)
-        elif isinstance(photo, Image.Image):
-            image = photo.copy()
-        else:
-            image = Image.open(photo, formats=FORMATS)
-        with image:
+            photo = Image.fromarray(photo)
+        if isinstance(photo, Image.Image):
+            return _load(photo, photo.size)
+        with Image.open(photo, formats=FORMATS) as image:
             size = image.size
             image.draft("RGB", (LARGEST_SIDE // 2, LARGEST_SIDE // 2))
-            if image.width * image.height > LARGEST_PHOTO:
-                raise ValueError(
-                    f"expected at most {LARGEST_PHOTO:,} pixels, found "
-                    f"{size[0]:,} x {size[1]:,}"
-                )
-            if image.getexif().get(ExifTags.Base.Orientation, 1) > 4:
-                size = size[::-1]
-            ImageOps.exif_transpose(image, in_place=True)
-            if image.mode in ("1", "P", "PA"):  # these can't be scaled well
-                image = image.convert("RGBA")
-            image.thumbnail((LARGEST_SIDE, LARGEST_SIDE))
-            return _to_rgb(image), size
+            return _load(image, size)
     except FileNotFoundError:
         raise
     except Exception as error:
         # Damaged files make Pillow fail in too many ways to list.
         raise OSError(f"{_name(photo)}: no readable photo ({error})") from error
+
+
+def _load(image, size):
+    if image.width * image.height > LARGEST_PHOTO:
+        raise ValueError(
+            f"expected at most {LARGEST_PHOTO:,} pixels, found "
+            f"{size[0]:,} x {size[1]:,}"
+        )
+    if image.getexif().get(ExifTags.Base.Orientation, 1) > 4:
+        size = size[::-1]
+    if image.mode in ("1", "P", "PA"):  # these can't be scaled well
+        image = image.convert("RGBA")
+    if max(image.size) > LARGEST_SIDE:
+        image = ImageOps.contain(image, (LARGEST_SIDE, LARGEST_SIDE))
+    return _to_rgb(ImageOps.exif_transpose(image)), size
 
 
 def _to_rgb(image):

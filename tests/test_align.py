@@ -191,6 +191,17 @@ def test_exif_orientations(portrait, tmp_path, orientation):
         assert photo.getexif()[ExifTags.Base.Orientation] == orientation
 
 
+def test_a_large_photo_that_is_turned(portrait, tmp_path):
+    large = portrait.resize((4608, 5400)).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    places = (np.array([*EYES, *MOUTH]) + 0.5) * 9 - 0.5
+    large.save(tmp_path / "large.jpg", exif=exif)
+    assert error(tmp_path / "large.jpg", places) < 40
+    with Image.open(tmp_path / "large.jpg") as photo:
+        assert error(photo, places) < 40
+
+
 def _transparent(portrait):
     """What lies under transparent pixels is black, as programs store it."""
     alpha = Image.new("L", portrait.size, 255)
@@ -237,6 +248,10 @@ def test_transparent_is_white(portrait):
 
 def test_paths_files_images_and_arrays(portrait, aligned, tmp_path):
     portrait.save(tmp_path / "photo.png")
+    photo = Image.open(tmp_path / "photo.png")
+    assert np.array_equal(align.align_face(photo), aligned)
+    assert photo.size == portrait.size  # it can be used on
+    assert photo.getpixel((0, 0)) == portrait.getpixel((0, 0))
     for photo in (
         tmp_path / "photo.png",
         str(tmp_path / "photo.png"),
