@@ -664,7 +664,9 @@ def test_a_file_of_no_image_format_is_refused(portrait, tmp_path):
 
 ALIGN_FOLDER = """
 import sys, warnings
+import joblib
 import facevae_keras as fv
+joblib.cpu_count = lambda: 2
 warnings.simplefilter("ignore")
 fv.align_folder(sys.argv[1], sys.argv[2])
 """
