@@ -138,9 +138,10 @@ class FaceEditor:
         self.sliders = {}
         self._locks = {}
         self._make_widgets()
-        for attribute in FIRST_ATTRIBUTES:
-            if attribute in self._vectors.index:
-                self._add_slider(attribute)
+        names = self._vectors.index
+        first = pd.Index(FIRST_ATTRIBUTES).intersection(names, sort=False)
+        for attribute in first.append(names.difference(first))[:8]:
+            self._add_slider(attribute)
         self._draw_start()
         if photos is not None:
             photos = pathlib.Path(photos)
@@ -505,6 +506,8 @@ class FaceEditor:
             self._say(f"written: {self._file.value}.png and .npy")
 
     def _show_placing(self, _=None):
+        if self._by_hand.value and self._photo is None:
+            self._say("Choose or upload a photo first.")
         self._placing.layout.display = "" if self._by_hand.value else "none"
         self._place()
 
