@@ -445,25 +445,19 @@ class _LatentVariables(keras.Model):
         pictures = ops.convert_to_tensor(vae.decode(start))
         unit = loss.call(ops.convert_to_tensor(photos), pictures)
         self._unit = ops.convert_to_numpy(unit)
-        self._relative_loss = keras.metrics.Mean(name="relative_loss")
         self.built = True
-
-    @property
-    def metrics(self):
-        return [self._relative_loss]
 
     @step
     def train_step(self, photos):
         losses, gradients = losses_and_gradients(self, photos)
         self.optimizer.apply(gradients, self.trainable_variables)
-        self._relative_loss.update_state(losses[1])
         return {"relative_loss": losses[1]}
 
     def compute_losses(self, photos, training):
         """What is minimized, and the reconstruction loss; see `FaceVAE`."""
         latents = self.latents.value
         relative = self._loss_per_image(photos, self._decode(latents))
-        relative = relative / self._unit
+        relative = relative / ops.convert_to_tensor(self._unit)
         prior = ops.mean(ops.square(latents), axis=-1)
         # A sum, since each photo is a problem of its own.
         return ops.sum(relative + 0.1 * prior), ops.mean(relative)
