@@ -1,6 +1,8 @@
 """Every notebook runs, on drawn faces and on photos, with tiny settings."""
 
 import pathlib
+import re
+import shutil
 
 import nbformat
 import papermill
@@ -112,6 +114,32 @@ def test_the_smile_starts_on_its_own_from_what_ships(tmp_path, model):
     )
     assert f"VAE: {model}.keras, vectors: {model}.h5" in text
     assert "faces without Smiling" in text
+
+
+def test_your_own_photo(tmp_path):
+    pytest.importorskip("mtcnn", reason="needs the extra [align]")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    portrait = NOTEBOOKS / "images" / "eileen_collins.jpg"
+    shutil.copy(portrait, photos / "2.jpg")
+    shutil.copy(pathlib.Path(__file__).parent / "raccoon.jpg", photos / "1.jpg")
+    (photos / "3.jpg").write_text("not a photo")
+    quick = {"model": "celeba_dfc_vae", "steps": 2}
+    text = run("04_your_own_photo", tmp_path, photos=str(portrait), **quick)
+    assert "scaled by 0.98, turned by -3.2 degrees" in text
+    made = {path.name for path in (tmp_path / "build").iterdir()}
+    assert {
+        "04_your_own_photo.png",
+        "smile.webp",
+        "eileen_collins_aligned.png",
+        "eileen_collins_smiles.png",
+        "eileen_collins_smile.gif",
+    } <= made
+    text = run("04_your_own_photo", tmp_path, photos=str(photos), **quick)
+    assert "1.jpg" not in text and "2.jpg: 1 found" in text
+    for outcome in ("aligned", "no face", "unreadable"):
+        assert re.search(rf"{outcome} +1\n", text + "\n")
+    assert (tmp_path / "build" / "2_smile.gif").exists()
 
 
 def test_an_unknown_parameter_is_an_error(tmp_path):
