@@ -208,7 +208,7 @@ def test_the_workflow_runs_on_every_python_that_is_declared():
     assert {"ruff check", "make test-fast", ".ci/run"} <= set(commands)
 
 
-def test_make_tests_what_it_says():
+def test_make_does_what_it_says():
     """`make test` checks the style first; `make test-fast` runs a part."""
 
     def dry_run(target):
@@ -224,6 +224,10 @@ def test_make_tests_what_it_says():
     assert dry_run("lint") == lint
     assert dry_run("test") == f"{lint}.venv/bin/python -m pytest\n"
     assert "not slow and not exhaustive" in dry_run("test-fast")
+    # JupyterLab runs notebooks in their folder: one `build` for both.
+    tutorial = dry_run("tutorial")
+    assert "papermill --cwd notebooks " in tutorial
+    assert all(str(path.relative_to(ROOT)) in tutorial for path in NOTEBOOKS)
 
 
 def test_version_is_one():
@@ -295,7 +299,7 @@ def test_stored_notebooks_are_one_clean_run(path):
 def test_notebooks_open_with_a_picture_and_close_with_exercises(path):
     notebook = nbformat.read(path, as_version=4)
     first = notebook.cells[0].source
-    picture = re.search(r"!\[.+\]\((images/.+?\.(?:png|jpg))\)", first)
+    picture = re.search(r"!\[.+\]\((images/.+?\.(?:png|jpg|webp|svg))\)", first)
     assert (path.parent / picture.group(1)).exists()
     text = "\n".join(
         cell.source for cell in notebook.cells if cell.cell_type == "markdown"

@@ -1,0 +1,124 @@
+"""The programs in recipes/, on drawn faces and with tiny settings."""
+
+import importlib
+import pathlib
+
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+import facevae_keras as fv
+
+RECIPES = pathlib.Path(__file__).resolve().parents[1] / "recipes"
+
+
+@pytest.fixture
+def program(monkeypatch):
+    """Function of a program's name: its module."""
+    monkeypatch.syspath_prepend(RECIPES)
+    yield importlib.import_module
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """96 drawn faces in CelebA's layout, three of each person."""
+    folder = tmp_path_factory.mktemp("people")
+    fv.write_synthetic_dataset(folder, count=96, seed=5)
+    names = fv.find_images(folder).index
+    lines = [f"{name} {i // 3}" for i, name in enumerate(names)]
+    (folder / "identity_CelebA.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_shipped_weights_are_small_and_nearly_the_same(
+    program, faces, tmp_path
+):
+    ship = program("ship")
+    vae = fv.FaceVAE(latent_dim=20)
+    vae.compile("adam", loss=fv.PixelLoss())
+    # A value beyond half precision, as training leaves where nothing varies.
+    layer = vae.encoder.get_layer("Conv2d_1-BatchNorm")
+    beta, mean, variance = layer.get_weights()
+    variance[0] = 1e6
+    layer.set_weights([beta, mean, variance])
+    means, _ = vae.encode(faces)
+    vae.save(tmp_path / "whole.keras")
+    ship.write_compressed(vae, tmp_path / "small.keras")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"whole.keras", "small.keras"}
+    whole, small = (
+        (tmp_path / f"{name}.keras").stat().st_size
+        for name in ("whole", "small")
+    )
+    assert small < 0.6 * whole
+    loaded = fv.load_vae(tmp_path / "small.keras")
+    layer = loaded.encoder.get_layer("Conv2d_1-BatchNorm")
+    assert layer.get_weights()[2][0] == 1e6
+    error = np.abs(loaded.encode(faces)[0] - means).max()
+    assert 0 < error < 0.01 * np.abs(means).max()
+
+
+def test_shipped_attributes_are_rounded_and_have_identities(
+    program, people, tmp_path
+):
+    images = fv.find_images(people)
+    labels = fv.read_attributes(people / "list_attr_celeba.txt")
+    random = np.random.default_rng(0)
+    latents = pd.DataFrame(random.normal(size=(96, 5)), index=images.index)
+    vectors = fv.attribute_vectors(latents, labels[["Smiling"]])
+    fv.save_attributes(
+        tmp_path / "run.h5", latents, labels[["Smiling"]], vectors
+    )
+    program("ship").ship_attributes(
+        tmp_path / "run.h5", tmp_path / "shipped.h5", images
+    )
+    found, people_and_labels, _ = fv.load_attributes(tmp_path / "shipped.h5")
+    error = np.abs(found.to_numpy() - latents.loc[found.index]).max(axis=None)
+    assert 0.003 < error <= 1 / 256 + 1e-6
+    assert list(people_and_labels["identity"]) == list(
+        images.loc[found.index, "identity"]
+    )
+
+
+@pytest.mark.slow
+def test_the_table_of_notebook_05_grows_by_rows(
+    program, people, tmp_path, monkeypatch
+):
+    table = program("which_features")
+    monkeypatch.setattr(table, "RESULTS", tmp_path / "table.csv")
+    monkeypatch.setattr(table, "STEPS", 2)
+    monkeypatch.setattr(table, "BATCH_SIZE", 8)
+    table.main(people, "seeded", ["wiki's recipe"])
+    table.main(people, "seeded", ["pixels"])
+    found = pd.read_csv(tmp_path / "table.csv")
+    assert list(found["row"]) == ["pixels", "wiki's recipe"]  # as in ROWS
+    numbers = found.select_dtypes("number")
+    assert {"identity", "kid_prior", "smile_1_seen"} <= set(numbers)
+    assert np.isfinite(numbers).all(axis=None)
+    for picture in found["picture"]:
+        assert plt.imread(tmp_path / "table" / picture).std() > 0
+
+
+@pytest.mark.slow
+def test_the_card_of_a_vae_is_measured(program, people):
+    evaluate = program("evaluate")
+    training, held_out, native = program("common").split(people)
+    assert len(held_out) == len(native) > 9
+    vae = fv.load_vae("drawn_faces")
+    facenet = fv.load_facenet("seeded")
+    labels = fv.read_attributes(people / "list_attr_celeba.txt")
+    latents = fv.encode_images(vae, training["path"], crop=evaluate.CROP)
+    with pytest.warns(UserWarning, match="everybody|nobody"):
+        vectors = fv.attribute_vectors(latents, labels)
+    curves, compared = evaluate.edits(
+        vae, facenet, training, held_out, native, labels, latents, vectors
+    )
+    kinds = {"difference of means", "balanced", "same person", "projected"}
+    assert set(compared.index) == kinds | {"classifier"}
+    assert len(curves) == 5 * len(evaluate.AMOUNTS)
+    assert np.isfinite(curves).all(axis=None)
+    assert compared.loc["same person", "behind_best"] == 0
+    assert compared["identity"].between(-1, 1).all()
