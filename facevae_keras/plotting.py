@@ -125,7 +125,7 @@ def save_animation(path, frames, seconds=2.0):
         options = {}
     elif suffix == ".webp":
         images = [Image.fromarray(frame) for frame in frames]
-        options = {"quality": 80, "method": 6}
+        options = {"quality": 80}
     else:
         raise ValueError(f"{path}: expected the ending .webp or .gif")
     # GIF counts in hundredths of a second, so the ends are rounded, not the
