@@ -51,7 +51,8 @@ smile: .venv/installed
 	@test -f "$(PHOTO)" || { echo "make smile PHOTO=me.jpg: no file '$(PHOTO)'"; exit 1; }
 	@mkdir -p $(BUILD)
 	$(BIN)/papermill notebooks/04_your_own_photo.ipynb $(BUILD)/smile.ipynb \
-	  -p photos "$(PHOTO)" -p results "$$(dirname "$(PHOTO)")"
+	  -p photos "$(PHOTO)" -p results "$$(dirname "$(PHOTO)")" \
+	  -p run_dir $(BUILD)
 
 # From the root, so that links to docs/ and data/ work in JupyterLab, too.
 lab: .venv/installed

@@ -136,7 +136,6 @@ def test_your_own_photo(tmp_path):
     made = {path.name for path in (tmp_path / "build").iterdir()}
     assert {
         "04_your_own_photo.png",
-        "smile.webp",
         "eileen_collins_aligned.png",
         "eileen_collins_smiles.png",
         "eileen_collins_smile.gif",
