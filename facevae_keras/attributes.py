@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+import zipfile
 
 import h5py
 import keras
@@ -15,7 +16,16 @@ from facevae_keras.backends import (
     step,
 )
 from facevae_keras.batches import file_names, read_batches
-from facevae_keras.files import find_pretrained, written_whole
+from facevae_keras.files import (
+    clear_errors,
+    find_pretrained,
+    is_as_shipped,
+    written_whole,
+)
+from facevae_keras.hdf5 import check_hdf5
+
+# Bytes: of 1,000 attributes and 1,000 latent variables.
+_LARGEST_SUMS = 2**24
 
 # Photos that `project_photo` takes at a time: more fill the memory.
 _PROJECTED_TOGETHER = 16
@@ -84,6 +94,7 @@ class AttributeSums:
     """
 
     _UNIT = 2.0**-24
+    _KEYS = ("attributes", "count", "total", "with_count", "with_total")
 
     def __init__(self, attributes, latent_dim):
         self.attributes = pd.Index(attributes, name="attribute")
@@ -98,10 +109,25 @@ class AttributeSums:
         Args:
             latents: (n, latent_dim), of size 100,000 at most.
             labels: (n, attributes), 1 where a face has the attribute.
+
+        Raises:
+            ValueError: latent variables that are not finite or larger, or
+                labels of another number of faces.
         """
+        latents = np.asarray(latents, "float64")
+        if len(latents) != len(labels):
+            raise ValueError(
+                f"{len(latents)} faces and labels of {len(labels)}: a face has "
+                "its labels once"
+            )
+        if not (np.abs(latents) <= 100_000).all():  # nor NaN
+            raise ValueError(
+                "there are latent variables that are not finite or beyond "
+                "100,000"
+            )
         # Whole numbers below 2^53 are exact in float64, whose matrix product
         # is the fast one.
-        units = np.rint(np.asarray(latents, "float64") / self._UNIT)
+        units = np.rint(latents / self._UNIT)
         present = (np.asarray(labels) == 1).astype("float64")
         for start in range(0, len(units), 1024):
             part, has = units[start : start + 1024], present[start:][:1024]
@@ -150,13 +176,30 @@ class AttributeSums:
 
     @classmethod
     def load(cls, path):
-        """Reads what `save` wrote."""
-        with np.load(path) as found:
-            sums = cls(found["attributes"], len(found["total"]))
-            sums.count = int(found["count"])
-            sums.total = found["total"]
-            sums.with_count = found["with_count"]
-            sums.with_total = found["with_total"]
+        """Reads what `save` wrote.
+
+        Raises:
+            ValueError: a damaged file, or another one; names it.
+        """
+        with clear_errors(path), zipfile.ZipFile(path) as archive:
+            if sum(x.file_size for x in archive.infolist()) > _LARGEST_SUMS:
+                raise ValueError("larger than any sums of attributes")
+            with np.load(path) as file:
+                found = {name: file[name] for name in cls._KEYS}
+            sums = cls(found["attributes"], *found["total"].shape)
+            for name in cls._KEYS[1:]:
+                own, value = np.asarray(getattr(sums, name)), found[name]
+                if value.shape != own.shape or value.dtype.kind != "i":
+                    raise ValueError(
+                        f"expected whole numbers {own.shape} as {name}, found "
+                        f"{value.dtype} {value.shape}"
+                    )
+                setattr(sums, name, value if value.shape else int(value))
+            if (
+                not (0 <= sums.with_count).all()
+                or (sums.with_count > sums.count).any()
+            ):
+                raise ValueError("more faces with an attribute than faces")
         return sums
 
 
@@ -480,22 +523,23 @@ def save_attributes(path, latents, attributes, vectors):
     """
     names = latents.index.intersection(attributes.index, sort=False)
     fields = list(vectors.index)
-    text = h5py.string_dtype()
-    identities = []
+    arrays = {
+        "latent_vars": latents.loc[names].to_numpy("float32"),
+        "attributes": attributes.loc[names, fields].to_numpy("int8"),
+        "attribute_vectors": vectors.to_numpy("float32"),
+        "fields": _to_bytes(fields),
+        "filenames": _to_bytes(names),
+    }
     if "identity" in attributes:
-        people = attributes.loc[names, "identity"].astype("str")
-        identities.append(("identities", people.tolist(), text))
-    with written_whole(path) as unfinished, h5py.File(unfinished, "w") as file:
-        for key, data, dtype in (
-            ("latent_vars", latents.loc[names].to_numpy(), "float32"),
-            ("attributes", attributes.loc[names, fields].to_numpy(), "int8"),
-            ("attribute_vectors", vectors.to_numpy(), "float32"),
-            ("fields", fields, text),
-            ("filenames", list(names), text),
-            *identities,
-        ):
+        arrays["identities"] = _to_bytes(attributes.loc[names, "identity"])
+    with (
+        written_whole(path) as unfinished,
+        # This version of the format has checksums of its own.
+        h5py.File(unfinished, "w", libver=("v108", "v108")) as file,
+    ):
+        for key, data in arrays.items():
             file.create_dataset(
-                key, data=data, dtype=dtype, compression="gzip", shuffle=True
+                key, data=data, compression="gzip", shuffle=True
             )
 
 
@@ -514,7 +558,8 @@ def load_attributes(source):
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no HDF5 file, or a key is missing or has the wrong shape.
+        ValueError: no HDF5 file, a damaged one, one that claims more than its
+            size can hold, or not the keys, shapes and values described.
 
     Example:
 
@@ -523,45 +568,60 @@ def load_attributes(source):
     path = find_pretrained(source, ".h5")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    keys = ("latent_vars", "attributes", "fields", "attribute_vectors")
-    try:
+    with clear_errors(path):
+        if not is_as_shipped(path):
+            check_hdf5(path)
         with h5py.File(path, "r") as file:
-            found = {name: data[()] for name, data in file.items()}
-    except OSError as error:
-        raise ValueError(f"{path}: not an HDF5 file ({error})") from error
-    missing = [key for key in keys if key not in found]
+            return _read_arrays(file)
+
+
+def _read_arrays(file):
+    keys = ("latent_vars", "attributes", "fields", "attribute_vectors")
+    missing = [key for key in keys if key not in file]
     if missing:
         raise ValueError(
-            f"{path}: expected the keys {', '.join(keys)}; "
-            f"{', '.join(missing)} missing, found {', '.join(found)}"
+            f"expected the keys {', '.join(keys)}; {', '.join(missing)} "
+            f"missing, found {', '.join(file)}"
         )
-    latents, attributes = found["latent_vars"], found["attributes"]
-    vectors = found["attribute_vectors"]
-    fields = _to_text(found["fields"])
+    count, size = (*file["latent_vars"].shape, 0, 0)[:2]
+    attributes = file["fields"].size
     expected = {
-        "attributes": (len(latents), len(fields)),
-        "attribute_vectors": (len(fields), latents.shape[-1]),
+        "latent_vars": (count, size),
+        "attributes": (count, attributes),
+        "fields": (attributes,),
+        "attribute_vectors": (attributes, size),
+        "filenames": (count,),
+        "identities": (count,),
     }
-    for key, shape in expected.items():
-        if found[key].shape != shape:
+    found = {}
+    for key in filter(file.__contains__, expected):
+        if file[key].shape != expected[key]:
             raise ValueError(
-                f"{path}: expected {key} of shape {shape}, found "
-                f"{found[key].shape}"
+                f"expected {key} of shape {expected[key]}, found "
+                f"{file[key].shape}"
             )
+        found[key] = file[key][()]
+    if not np.isfinite(found["latent_vars"]).all():
+        raise ValueError("latent_vars holds values that are not finite")
+    if np.isinf(found["attribute_vectors"]).any():
+        raise ValueError("attribute_vectors holds values that are infinite")
+    if not np.isin(found["attributes"], (-1, 1)).all():
+        raise ValueError("attributes holds other values than -1 and 1")
+    fields = _to_text(found["fields"])
     if "filenames" in found:
         index = pd.Index(_to_text(found["filenames"]), name="filename")
     else:
-        index = pd.RangeIndex(len(latents), name="filename")
+        index = pd.RangeIndex(count, name="filename")
     labels = pd.DataFrame(
-        attributes.astype("int8"), index=index, columns=fields
+        found["attributes"].astype("int8"), index=index, columns=fields
     )
     if "identities" in found:
         labels["identity"] = _to_text(found["identities"])
     return (
-        pd.DataFrame(latents.astype("float32"), index=index),
+        pd.DataFrame(found["latent_vars"].astype("float32"), index=index),
         labels,
         pd.DataFrame(
-            vectors.astype("float32"),
+            found["attribute_vectors"].astype("float32"),
             index=pd.Index(fields, name="attribute"),
         ),
     )
@@ -598,6 +658,12 @@ def _columns(attributes, names):
             + ", ".join(attributes.columns)
         )
     return attributes[names]
+
+
+def _to_bytes(texts):
+    # Of one length: HDF5's strings of any length are in a heap of their own,
+    # and a damaged heap can keep its library busy for ever.
+    return np.char.encode(np.asarray(texts, "str"), "utf-8")
 
 
 def _to_text(values):

@@ -1,6 +1,8 @@
 """Photo folders and labels: what is in a data set, and its split."""
 
+import codecs
 import pathlib
+import re
 
 import numpy as np
 import pandas as pd
@@ -85,16 +87,43 @@ def _image_files(folder):
     return [
         file
         for file in sorted(folder.iterdir())
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and file.is_file()
+        and not file.name.startswith("unfinished_")  # of a killed process
     ]
 
 
 def _read_identities(folder):
     for place in (folder, folder.parent):
         if (place / IDENTITY_FILE).exists():
-            lines = (place / IDENTITY_FILE).read_text().splitlines()
-            return dict(line.split() for line in lines if line.strip())
+            return _read_identity_file(place / IDENTITY_FILE)
     return {}
+
+
+def _read_identity_file(path):
+    identities = {}
+    for number, line in enumerate(_read_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            name, identity = line.split()
+        except ValueError:
+            raise ValueError(
+                f"{path}, line {number}: expected a file name and a person, "
+                f"found {line.strip()[:80]!r}"
+            ) from None
+        if identities.setdefault(name, identity) != identity:
+            raise ValueError(f"{path}, line {number}: {name} a second time")
+    return identities
+
+
+def _read_lines(path):
+    content = path.read_bytes()
+    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if wide else "utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8 ({error})") from error
 
 
 def split_images(images, validation_fraction=0.1, seed=666):
@@ -158,15 +187,22 @@ def read_attributes(path):
         raise FileNotFoundError(
             f"{path}: expected CelebA's attribute file, found none"
         )
-    lines = path.read_text().splitlines()
-    if len(lines) < 3 or not lines[0].strip().isdigit():
+    lines = _read_lines(path)
+    if len(lines) < 3 or not re.fullmatch(r"\s*\d{1,9}\s*", lines[0]):
         raise ValueError(
             f"{path}: expected the number of photos in line 1, the names of "
             "the attributes in line 2 and a photo in each line from 3 on"
         )
     attributes = lines[1].split()
-    rows = [line.split() for line in lines[2:] if line.strip()]
-    for number, row in enumerate(rows, start=3):
+    if len(set(attributes)) < len(attributes):
+        raise ValueError(f"{path}, line 2: an attribute is named twice")
+    rows, names = [], set()
+    for number, line in enumerate(lines[2:], start=3):
+        if not line.strip():
+            continue
+        row = line.split()
+        if row[0] in names:
+            raise ValueError(f"{path}, line {number}: {row[0]} a second time")
         if len(row) != len(attributes) + 1:
             raise ValueError(
                 f"{path}, line {number}: expected a file name and "
@@ -177,6 +213,8 @@ def read_attributes(path):
                 f"{path}, line {number}: expected values of -1 or 1, found "
                 + " ".join(sorted(set(row[1:]) - {"-1", "1"}))
             )
+        rows.append(row)
+        names.add(row[0])
     if len(rows) != int(lines[0]):
         raise ValueError(
             f"{path}: line 1 says {lines[0].strip()} photos, found {len(rows)}"

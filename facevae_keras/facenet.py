@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from facevae_keras.files import pretrained_file
+from facevae_keras.files import clear_errors, pretrained_file
 from facevae_keras.layers import (
     RGB_MEAN,
     RGB_VARIANCE,
@@ -26,7 +26,7 @@ from facevae_keras.weights import (
 from facevae_keras.weights import (
     open as weight_files,
 )
-from facevae_keras.weights.stored_arrays import StoredArray, clear_errors
+from facevae_keras.weights.stored_arrays import StoredArray
 
 ENDPOINTS = (
     "Conv2d_1a_3x3",

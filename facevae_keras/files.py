@@ -1,6 +1,7 @@
 """Files that are written whole, and the files that ship with the package."""
 
 import contextlib
+import hashlib
 import os
 import pathlib
 import platform
@@ -33,7 +34,8 @@ def written_whole(path):
     try:
         yield unfinished
         with open(unfinished, "rb+") as file:
-            os.fsync(file.fileno())  # the name must not come before the bytes
+            if file.seek(0, os.SEEK_END) > 2**20:  # too slow for many photos
+                os.fsync(file.fileno())  # the bytes come before the name
         os.replace(unfinished, path)
     except OSError as error:
         if error.filename is not None:
@@ -55,6 +57,34 @@ def remove_leftovers(folder):
             file.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def clear_errors(source):
+    """Turns any error of reading a file into one that names the file.
+
+    Args:
+        source: the file, as the user named it.
+
+    Raises:
+        ValueError: for any error that a damaged file causes in a reader.
+        OSError: as it came where it names a file: missing, no permission.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise ValueError(f"{source}: damaged ({error})") from error
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    except Exception as error:
+        # Readers of damaged files fail in too many ways to list them.
+        raise ValueError(
+            f"{source}: damaged ({type(error).__name__}: {error})"
+        ) from error
+
+
 def pretrained_file(name):
     """The path of a file that ships with the package.
 
@@ -65,6 +95,31 @@ def pretrained_file(name):
         Its `pathlib.Path`, whether or not there is such a file.
     """
     return _PRETRAINED / name
+
+
+def is_as_shipped(path):
+    """Compares a file with the checksums of what ships, `SHA256SUMS`.
+
+    Args:
+        path: `pathlib.Path` of the file.
+
+    Returns:
+        Whether it is one of those that ship, wherever it lies.
+
+    Raises:
+        ValueError: it lies among those that ship, and has changed.
+    """
+    lines = pretrained_file("SHA256SUMS").read_text().splitlines()
+    checksums = {name: digest for digest, name in map(str.split, lines)}
+    if path.name not in checksums:
+        return False
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found == checksums[path.name]:
+        return True
+    if path.parent == _PRETRAINED:
+        raise ValueError("not as it ships (SHA256SUMS): install facevae again")
+    return False
 
 
 def find_pretrained(source, suffix):

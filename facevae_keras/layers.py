@@ -1,6 +1,7 @@
 """Layers and constants that the networks share."""
 
 import functools
+import warnings
 
 import keras
 import numpy as np
@@ -10,6 +11,21 @@ from keras import layers, ops
 # standardize images, both for the VAE and for FaceNet in its loss.
 RGB_MEAN = (134.10714722, 102.52040863, 87.15436554)
 RGB_VARIANCE = (3941.30175781, 2856.94287109, 2519.35791016)
+
+
+def warn_of_range(images):
+    """Warns of images in 0..1, which would train and encode all the same.
+
+    Args:
+        images: array (n, height, width, 3); the first hundred are looked at.
+    """
+    if np.issubdtype(images.dtype, np.floating) and len(images):
+        least, most = images[:100].min(), images[:100].max()
+        if 0 <= least and 0 < most <= 1:
+            warnings.warn(
+                f"images are RGB 0..255, found {least:g} to {most:g}",
+                stacklevel=3,
+            )
 
 
 def scale_images(images, size):

@@ -20,7 +20,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from facevae_keras.files import written_whole
+from facevae_keras.files import remove_leftovers, written_whole
+
+# The comment in the JPEG files, by which a drawn face is known.
+_DRAWN = b"drawn by facevae_keras"
 
 WIDTH, HEIGHT = 178, 218
 EYES_X, EYES_Y = 88.5, 111.0  # where CelebA's alignment puts the eyes
@@ -895,7 +898,8 @@ def write_synthetic_dataset(folder, count, seed=666, lipstick_on_men=False):
 
     Args:
         folder: where to write; made if missing, and best its own, for
-            what is there under the same names is replaced.
+            what is there under the same names is replaced. Faces that were
+            drawn there earlier, beyond ``count``, are removed.
         count: number of faces, at least 1.
         seed: a non-negative integer; another seed gives other people.
         lipstick_on_men: False: only women wear lipstick, as most rules of
@@ -929,12 +933,24 @@ def write_synthetic_dataset(folder, count, seed=666, lipstick_on_men=False):
         image, attributes = draw_face(rng, lipstick_on_men)
         path = images / f"{number:06d}.jpg"
         with written_whole(path) as unfinished:
-            Image.fromarray(image).save(unfinished, quality=92)
+            Image.fromarray(image).save(unfinished, quality=92, comment=_DRAWN)
         signs = [1 if attributes.get(name) else -1 for name in ATTRIBUTES]
         lines.append(path.name + "".join(f" {sign:2d}" for sign in signs))
+    _remove_others(images, count)
     with written_whole(listing) as unfinished:
         unfinished.write_text("\n".join(lines) + "\n", encoding="ascii")
     return folder
+
+
+def _remove_others(images, count):
+    """Removes faces that an earlier call drew, for which there is no label."""
+    remove_leftovers(images)
+    for path in images.glob("[0-9]" * 6 + ".jpg"):
+        if int(path.stem) > count:
+            with Image.open(path, formats=["JPEG"]) as image:
+                drawn = image.info.get("comment") == _DRAWN
+            if drawn:
+                path.unlink()
 
 
 def data_folder(data_dir, drawn_folder, count=5000, seed=666):
@@ -947,8 +963,8 @@ def data_folder(data_dir, drawn_folder, count=5000, seed=666):
         seed: see `write_synthetic_dataset`.
 
     Returns:
-        `pathlib.Path` of the folder. Drawn faces that are complete are left as
-        they are.
+        `pathlib.Path` of the folder. Drawn faces that are complete, as many as
+        `count` or more, are left as they are.
 
     Example:
 
@@ -958,6 +974,7 @@ def data_folder(data_dir, drawn_folder, count=5000, seed=666):
     if data_dir:
         return Path(data_dir)
     folder = Path(drawn_folder)
-    if (folder / "list_attr_celeba.txt").exists():
+    listing = folder / "list_attr_celeba.txt"
+    if listing.exists() and len(listing.read_text().splitlines()) - 2 >= count:
         return folder
     return write_synthetic_dataset(folder, count, seed)

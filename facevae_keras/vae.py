@@ -1,5 +1,6 @@
 """The face VAE: encoder, decoder, training step; and how to load one."""
 
+import json
 import zipfile
 
 import keras
@@ -14,12 +15,23 @@ from facevae_keras.backends import (
     standard_normal,
     step,
 )
-from facevae_keras.files import find_pretrained, written_whole
-from facevae_keras.layers import HalfBandFilter, scale_images
+from facevae_keras.files import (
+    clear_errors,
+    find_pretrained,
+    is_as_shipped,
+    written_whole,
+)
+from facevae_keras.hdf5 import check_hdf5
+from facevae_keras.layers import HalfBandFilter, scale_images, warn_of_range
 from facevae_keras.losses import kl_divergence
 from facevae_keras.weights import conversion
 from facevae_keras.weights import open as weight_files
-from facevae_keras.weights.stored_arrays import clear_errors
+
+# What a file may claim: bytes, and latent variables. The VAEs that ship have
+# 29 MB and 200.
+_LARGEST_WEIGHTS = 2**28
+_LARGEST_CONFIG = 2**20
+_MOST_LATENTS = 4096
 
 
 class FaceVAE(keras.Model):
@@ -134,12 +146,23 @@ class FaceVAE(keras.Model):
         Args:
             filepath: `NAME.keras`. Written beside its place and renamed.
             **kwargs: as for `keras.Model.save`.
+
+        Raises:
+            ValueError: another ending.
         """
+        if not str(filepath).endswith(".keras"):
+            raise ValueError(f"{filepath}: expected a name that ends in .keras")
         copy = FaceVAE.from_config(self.get_config())
         copy.encoder.set_weights(self.encoder.get_weights())
         copy.decoder.set_weights(self.decoder.get_weights())
         with written_whole(filepath) as unfinished:
             keras.saving.save_model(copy, unfinished, **kwargs)
+
+    def fit(self, x=None, *args, **kwargs):
+        """As `keras.Model.fit`; warns of an array in 0..1."""
+        if isinstance(x, np.ndarray):
+            warn_of_range(x)
+        return super().fit(x, *args, **kwargs)
 
     @property
     def metrics(self):
@@ -152,6 +175,11 @@ class FaceVAE(keras.Model):
 
     def _images(self, photos):
         """Photos as the encoder takes them."""
+        if photos.shape[1] != photos.shape[2]:
+            raise ValueError(
+                "expected square photos (n, size, size, 3), found an array of "
+                f"shape {tuple(photos.shape)}"
+            )
         photos = ops.cast(photos, "float32")
         return scale_images(photos, self.image_size)
 
@@ -262,6 +290,7 @@ class FaceVAE(keras.Model):
                 "encode takes RGB images (n, height, width, 3), found an "
                 f"array of shape {images.shape}"
             )
+        warn_of_range(images)
         return _in_batches(
             lambda batch: infer(self.encoder, self._images(batch)), images
         )
@@ -354,6 +383,9 @@ class FaceVAE(keras.Model):
 
 def _in_batches(function, array, batch_size=128):
     """Applies a function of one tensor to a large array, part by part."""
+    if not len(array):  # compiled networks take no batch of nothing
+        one = np.zeros((1, *array.shape[1:]), array.dtype)
+        return tuple(x[:0] for x in _in_batches(function, one))
     parts = [
         [
             ops.convert_to_numpy(output)
@@ -361,7 +393,7 @@ def _in_batches(function, array, batch_size=128):
                 ops.convert_to_tensor(array[start : start + batch_size])
             )
         ]
-        for start in range(0, max(len(array), 1), batch_size)
+        for start in range(0, len(array), batch_size)
     ]
     return tuple(
         np.concatenate(outputs) for outputs in zip(*parts, strict=True)
@@ -387,8 +419,9 @@ def load_vae(source, architecture=None):
     Raises:
         FileNotFoundError: nothing there, or a name that does not ship; lists
             those that do.
-        ValueError: no VAE in that file, or a checkpoint of another
-            architecture than the one named.
+        ValueError: no VAE in that file, a damaged one, one that claims sizes
+            no VAE has, or a checkpoint of another architecture than the one
+            named.
 
     Example:
 
@@ -419,6 +452,8 @@ def load_vae(source, architecture=None):
             f"{source}: expected the variables of a VAE, such as "
             "encoder/Fc_1/biases; found a checkpoint without them"
         )
+    with clear_errors(source):
+        _check_latent_dim(mean_biases.shape[0])
     vae = FaceVAE(architecture, latent_dim=mean_biases.shape[0])
     variables = {
         **weight_files.original_names(vae.encoder, "encoder"),
@@ -430,9 +465,42 @@ def load_vae(source, architecture=None):
 
 
 def _load_saved(source):
-    vae = keras.saving.load_model(source, custom_objects={"FaceVAE": FaceVAE})
-    if not isinstance(vae, FaceVAE):
-        raise ValueError(
-            f"{source}: expected a FaceVAE, found {type(vae).__name__}"
+    with clear_errors(source):
+        if not is_as_shipped(source):
+            _check_saved(source)
+        vae = keras.saving.load_model(
+            source, custom_objects={"FaceVAE": FaceVAE}
         )
+        if not all(np.isfinite(x).all() for x in vae.get_weights()):
+            raise ValueError("there are weights that are not finite")
     return vae
+
+
+def _check_saved(source):
+    """Looks at what a `.keras` file claims before Keras believes it."""
+    with zipfile.ZipFile(source) as archive:
+        for member in archive.infolist():
+            is_weights = member.filename == "model.weights.h5"
+            most = _LARGEST_WEIGHTS if is_weights else _LARGEST_CONFIG
+            if member.file_size > most:
+                raise ValueError(
+                    f"{member.filename} unpacks to {member.file_size:,} bytes, "
+                    f"expected at most {most:,}"
+                )
+        description = json.loads(archive.read("config.json"))
+        if description["class_name"] != "FaceVAE":
+            raise ValueError(
+                f"expected a FaceVAE, found {description['class_name']}"
+            )
+        for name, value in description["config"].items():
+            if not isinstance(value, str | int | float | None):
+                raise ValueError(f"{name} is {value}, expected a plain value")
+        _check_latent_dim(description["config"]["latent_dim"])
+        check_hdf5(archive.read("model.weights.h5"))
+
+
+def _check_latent_dim(latent_dim):
+    if not 1 <= latent_dim <= _MOST_LATENTS:
+        raise ValueError(
+            f"{latent_dim} latent variables, expected 1 to {_MOST_LATENTS}"
+        )

@@ -9,6 +9,7 @@ float32. Where the folder CELEBA says who is on a photo, the HDF5 file gets
 that too, as `identities`.
 """
 
+import hashlib
 import pathlib
 import sys
 import zipfile
@@ -50,6 +51,16 @@ def ship_attributes(source, target, images=None):
     )
 
 
+def write_checksums():
+    """Lists what ships as `sha256sum` does; loading compares with it."""
+    lines = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
+        for file in sorted(pretrained_file("").iterdir())
+        if file.suffix in (".h5", ".keras")
+    ]
+    pretrained_file("SHA256SUMS").write_text("".join(lines))
+
+
 if __name__ == "__main__":
     run_dir, name = pathlib.Path(sys.argv[1]), sys.argv[2]
     write_compressed(
@@ -59,5 +70,6 @@ if __name__ == "__main__":
     ship_attributes(
         run_dir / "attribute_vectors.h5", pretrained_file(f"{name}.h5"), images
     )
+    write_checksums()
     for file in map(pretrained_file, (f"{name}.keras", f"{name}.h5")):
         print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")

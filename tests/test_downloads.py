@@ -2,13 +2,16 @@
 
 import http.server
 import os
+import subprocess
 import threading
+import time
 
 import numpy as np
 import pytest
 import weight_writers as writers
 
 import facevae_keras as fv
+from facevae_keras import files
 from facevae_keras.weights import downloads
 
 NAME = "20180402-114759"
@@ -19,16 +22,24 @@ class _Server(http.server.ThreadingHTTPServer):
     """Serves `content`, or as much of it as `sent` says."""
 
     content, sent, tell_length, requests = b"", None, True, 0
+    ranges, silent = False, False
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.requests += 1
-        self.send_response(200)
+        content, wanted = self.server.content, self.headers.get("Range")
+        if self.server.ranges and wanted:
+            self.send_response(206)
+            content = content[int(wanted.strip("bytes=-")) :]
+        else:
+            self.send_response(200)
         if self.server.tell_length:
-            self.send_header("Content-Length", str(len(self.server.content)))
+            self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(self.server.content[: self.server.sent])
+        if self.server.silent:
+            time.sleep(1)
+        self.wfile.write(content[: self.server.sent])
 
     def log_message(self, *arguments):
         pass
@@ -111,7 +122,7 @@ def test_a_server_that_sends_another_file(server, cache):
 def test_a_file_put_there_by_hand_needs_no_server(cache, monkeypatch):
     cache.mkdir()
     (cache / FILE).write_bytes(_content(cache.parent, 0))
-    monkeypatch.delattr(downloads.keras.utils, "get_file")
+    monkeypatch.delattr(downloads, "_receive")
     assert downloads.find_published(NAME) == cache / FILE
     assert (cache / f"{FILE}.sha256").exists()
 
@@ -136,3 +147,35 @@ def test_a_folder_of_that_name_comes_first(tmp_path, monkeypatch):
     (tmp_path / NAME).mkdir()
     with pytest.raises(FileNotFoundError, match="no .index file"):
         fv.load_facenet(NAME)
+
+
+def test_a_broken_download_goes_on_at_the_same_byte(server, cache):
+    server.sent, server.ranges = 1000, True
+    path = downloads.find_published(NAME)
+    assert path.read_bytes() == server.content
+    assert server.requests == -(-len(server.content) // 1000)
+
+
+def test_a_server_that_falls_silent(server, cache, monkeypatch):
+    monkeypatch.setattr(downloads, "_TIMEOUT", 0.2)
+    server.silent = True
+    with pytest.raises(OSError, match=f"could not download {FILE}.*timed out"):
+        downloads.find_published(NAME)
+    assert not list(cache.iterdir())
+
+
+def test_a_server_that_sends_too_much(server, cache, monkeypatch):
+    monkeypatch.setattr(downloads, "_LARGEST", 2000)
+    with pytest.raises(OSError, match="more than 2,000 bytes"):
+        downloads.find_published(NAME)
+    assert not list(cache.iterdir())
+
+
+def test_what_a_killed_download_left_is_removed(server, cache):
+    cache.mkdir()
+    with subprocess.Popen(["true"]) as process:
+        pass
+    left = cache / f"{files._PREFIX}{process.pid}_{FILE}"
+    left.write_bytes(b"half")
+    downloads.find_published(NAME)
+    assert not left.exists()

@@ -276,4 +276,8 @@ def test_faces_are_drawn_only_where_there_is_no_folder(tmp_path):
     listing = folder / "list_attr_celeba.txt"
     written = listing.stat().st_mtime_ns
     assert fv.data_folder("", tmp_path / "drawn", count=2, seed=1) == folder
+    assert fv.data_folder("", tmp_path / "drawn", count=1, seed=1) == folder
     assert listing.stat().st_mtime_ns == written
+    # A smaller set of an earlier run is not what is asked for.
+    fv.data_folder("", tmp_path / "drawn", count=3, seed=1)
+    assert len(fv.read_attributes(listing)) == 3

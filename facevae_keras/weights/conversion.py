@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from facevae_keras.files import clear_errors
 from facevae_keras.weights.open import first_few
-from facevae_keras.weights.stored_arrays import clear_errors
 
 
 @dataclasses.dataclass(frozen=True)

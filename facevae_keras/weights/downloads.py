@@ -1,12 +1,14 @@
 """Published weights by name: downloaded once, and checked ever after."""
 
 import hashlib
+import http.client
 import os
 import pathlib
+import urllib.request
 
 import keras
 
-from facevae_keras.files import written_whole
+from facevae_keras.files import remove_leftovers, written_whole
 from facevae_keras.weights.open import open_weights
 
 _RELEASE = "https://github.com/timesler/facenet-pytorch/releases/download"
@@ -15,6 +17,9 @@ PUBLISHED = {
     "20180402-114759": f"{_RELEASE}/v2.2.9/20180402-114759-vggface2.pt",
     "20180408-102900": f"{_RELEASE}/v2.2.9/20180408-102900-casia-webface.pt",
 }
+
+_TIMEOUT = 30  # seconds without an answer
+_LARGEST = 2**30  # bytes; FaceNet takes 110 million
 
 # The wiki's model, for which there is no address that a program can fetch.
 _BY_HAND = {
@@ -67,9 +72,10 @@ def cache_folder():
 def fetch(address, folder):
     """Downloads a file of weights once, and checks it at every use.
 
-    The file gets its name only when it is whole, so that what a stopped
-    download left is never used. Its SHA-256 is written beside it at first use
-    and compared afterwards.
+    Where the connection breaks, it is taken up again at the same byte. The
+    file gets its name only when it is whole, so that what a stopped download
+    left is never used. The publishers state no checksums, so its SHA-256 is
+    written beside it at first use and compared afterwards.
 
     Args:
         address: URL of the file.
@@ -84,6 +90,7 @@ def fetch(address, folder):
         ValueError: the checksum is not the one of the first use.
     """
     path = folder / address.rsplit("/", 1)[-1]
+    remove_leftovers(folder)
     if not path.exists():
         _download(address, path)
     with path.open("rb") as file:
@@ -105,17 +112,44 @@ def fetch(address, folder):
 def _download(address, path):
     try:
         with written_whole(path) as unfinished:
-            keras.utils.get_file(
-                unfinished.name,
-                address,
-                cache_subdir=str(path.parent.absolute()),
-                force_download=True,
-            )
+            _receive(address, unfinished)
             # A server that does not tell the length may stop at any byte.
             open_weights(unfinished)
     except Exception as error:
-        # Keras raises a plain Exception when there is no connection.
         raise OSError(
             f"could not download {path.name} ({error}). Fetch {address} in "
             f"another way and put it into {path.parent}, under that name"
         ) from error
+
+
+def _receive(address, path):
+    """Writes what is at an address to a file; goes on where it breaks off."""
+    print(f"downloading {address}")
+    received = 0
+    while True:
+        with open(path, "ab") as file:
+            try:
+                return _receive_rest(address, file)
+            except (OSError, http.client.HTTPException):
+                if file.tell() <= received:
+                    raise  # not a byte more than at the last try
+                received = file.tell()
+
+
+def _receive_rest(address, file):
+    request = urllib.request.Request(address)
+    if file.tell():
+        request.add_header("Range", f"bytes={file.tell()}-")
+    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
+        if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
+            file.truncate(0)  # a server that begins anew
+        rest = answer.length  # None where it isn't told
+        whole = None if rest is None else file.tell() + rest
+        progress = keras.utils.Progbar(whole, unit_name="byte")
+        while block := answer.read(2**20):
+            file.write(block)
+            progress.update(file.tell())
+            if file.tell() > _LARGEST:
+                raise ValueError(f"more than {_LARGEST:,} bytes")
+        if whole is not None and file.tell() < whole:
+            raise OSError(f"{file.tell():,} of {whole:,} bytes came")

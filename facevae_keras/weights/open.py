@@ -21,8 +21,10 @@ import zipfile
 
 import h5py
 
+from facevae_keras.files import clear_errors
+from facevae_keras.hdf5 import check_hdf5
 from facevae_keras.weights import keras_files, tensorflow_files, torch_files
-from facevae_keras.weights.stored_arrays import clear_errors, map_file
+from facevae_keras.weights.stored_arrays import map_file
 
 CHECKPOINT = "TensorFlow 1 checkpoint"
 GRAPH = "frozen TensorFlow graph"
@@ -88,6 +90,7 @@ def _open_file(source, path):
         raise ValueError("the file is empty")
     data = map_file(path)
     if data[:8] == keras_files.HDF5_MAGIC:
+        check_hdf5(path, strict=False)
         file = h5py.File(path, "r")
         if "layers" in file:
             return _open_keras3(source, file)
@@ -151,8 +154,9 @@ def _open_archive(source, archive):
         name for name in archive.namelist() if not name.startswith("__MACOSX/")
     ]
     if "model.weights.h5" in names:
-        file = io.BytesIO(archive.read("model.weights.h5"))
-        return _open_keras3(source, h5py.File(file, "r"))
+        content = archive.read("model.weights.h5")
+        check_hdf5(content, strict=False)
+        return _open_keras3(source, h5py.File(io.BytesIO(content), "r"))
     if any(name.endswith("/data.pkl") for name in names):
         return WeightFile(source, TORCH, torch_files.read_archive(archive))
     indices = [name for name in names if name.endswith(".index")]

@@ -1,6 +1,5 @@
 """Arrays in files, whose declared sizes are checked before they are read."""
 
-import contextlib
 import dataclasses
 import mmap
 from collections.abc import Callable
@@ -48,34 +47,6 @@ class StoredArray:
         if not np.isfinite(values).all():
             raise ValueError("there are values that are not finite")
         return values
-
-
-@contextlib.contextmanager
-def clear_errors(source):
-    """Turns any error of reading a file into one that names the file.
-
-    Args:
-        source: the file, as the user named it.
-
-    Raises:
-        ValueError: for any error that a damaged file causes in a reader.
-        OSError: as it came where it names a file: missing, no permission.
-    """
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise ValueError(f"{source}: damaged ({error})") from error
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}") from error
-    except Exception as error:
-        # Readers of damaged files fail in too many ways to list them.
-        raise ValueError(
-            f"{source}: damaged ({type(error).__name__}: {error})"
-        ) from error
 
 
 def map_file(path):
