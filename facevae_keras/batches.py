@@ -9,13 +9,21 @@ import pathlib
 import shutil
 import warnings
 
+import filelock
 import keras
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
+from facevae_keras.layers import warn_of_range
+
 # Bytes: all of CelebA at 64x64 pixels fits, at 160x160 it doesn't.
 LARGEST_IN_MEMORY = 4 * 1024**3
+# A file of some kilobytes may claim any number; this many take 300 MB.
+MOST_PIXELS = 100_000_000
+# Pillow decodes these by itself; others start programs or load plug-ins.
+FORMATS = "JPEG", "PNG", "BMP", "WEBP"
+_MOST_CACHES = 3
 
 
 def read_photo(path, image_size, crop=1.0):
@@ -31,24 +39,45 @@ def read_photo(path, image_size, crop=1.0):
         uint8 array (image_size, image_size, 3), RGB.
 
     Raises:
-        OSError: the file is missing, damaged, or no image.
+        OSError: the file is missing, damaged, of none of the `FORMATS`, of
+            more than `MOST_PIXELS`, or of pixels whose range is unknown; names
+            the file.
     """
-    with Image.open(path) as photo:
-        # Lets JPEG decode large photos at a half, a quarter, ... of their
-        # size; at twice the final size the difference can't be seen.
-        photo.draft("RGB", 2 * (round(2 * image_size / crop),))
-        ImageOps.exif_transpose(photo, in_place=True)
-        if photo.mode != "RGB":
-            photo = photo.convert("RGB")
-        width, height = photo.size
-        side = crop * min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        photo = photo.resize(
-            (image_size, image_size),
-            Image.Resampling.BILINEAR,  # Pillow's is anti-aliased
-            box=(left, top, left + side, top + side),
+    if not os.path.isfile(path):  # to open a pipe would wait for its writer
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        with Image.open(path, formats=FORMATS) as photo:
+            return np.asarray(_central_square(photo, image_size, crop))
+    except Exception as error:
+        # Decoders of damaged files fail in too many ways to list.
+        raise OSError(f"{path}: {error}") from error
+
+
+def _central_square(photo, image_size, crop):
+    width, height = photo.size
+    if width * height > MOST_PIXELS:
+        raise ValueError(
+            f"{width}x{height} pixels, expected at most {MOST_PIXELS:,}"
         )
-    return np.asarray(photo)
+    # Lets JPEG decode large photos at a half, a quarter, ... of their size; at
+    # twice the final size the difference can't be seen.
+    photo.draft("RGB", 2 * (round(2 * image_size / crop),))
+    ImageOps.exif_transpose(photo, in_place=True)
+    if photo.mode.startswith("I;16"):
+        grey = np.asarray(photo).astype("float32") / 257
+        photo = Image.fromarray(np.rint(grey).astype("uint8"))
+    if photo.mode in ("I", "F"):
+        raise ValueError("pixels of 32 bits, expected 8 or 16")
+    if photo.mode != "RGB":
+        photo = photo.convert("RGB")
+    width, height = photo.size
+    side = crop * min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return photo.resize(
+        (image_size, image_size),
+        Image.Resampling.BILINEAR,  # Pillow's is anti-aliased
+        box=(left, top, left + side, top + side),
+    )
 
 
 def read_batches(paths, image_size, crop=1.0, batch_size=128):
@@ -64,8 +93,8 @@ def read_batches(paths, image_size, crop=1.0, batch_size=128):
 
     Yields:
         Pairs: the places in `paths` of the photos that could be read, and
-        those photos, a uint8 array (at most batch_size, image_size,
-        image_size, 3). At the end a warning gives the number and names of
+        those photos, a uint8 array (1 to batch_size, image_size, image_size,
+        3). At the end a warning gives the number and names of
         those that couldn't.
 
     Raises:
@@ -79,14 +108,16 @@ def read_batches(paths, image_size, crop=1.0, batch_size=128):
     def read(place):
         return place, _try_photo(paths[place], image_size, crop, unreadable)
 
-    def batch(futures):
+    def batches(futures):
         found = [future.result() for future in futures]
         found = [(place, photo) for place, photo in found if photo is not None]
+        if not found:
+            return
         places = np.array([place for place, _ in found], dtype="int64")
         photos = np.empty((len(found), image_size, image_size, 3), "uint8")
         for row, (_, photo) in enumerate(found):
             photos[row] = photo
-        return places, photos
+        yield places, photos
 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         ahead = collections.deque()
@@ -94,9 +125,9 @@ def read_batches(paths, image_size, crop=1.0, batch_size=128):
             places = range(start, min(start + batch_size, len(paths)))
             ahead.append([pool.submit(read, place) for place in places])
             if len(ahead) > 2:
-                yield batch(ahead.popleft())
+                yield from batches(ahead.popleft())
         while ahead:
-            yield batch(ahead.popleft())
+            yield from batches(ahead.popleft())
     _warn_unreadable(unreadable, len(paths))
 
 
@@ -109,7 +140,9 @@ def load_photos(paths, image_size, crop=1.0, cache_folder=None):
         image_size, crop: see `read_photo`.
         cache_folder: where photos that take more than `LARGEST_IN_MEMORY` go,
             a file that is mapped into memory, not read. The next call with the
-            same files, size and crop finds it there. None: always in memory.
+            same files, size and crop finds it there; another process waits
+            until it is written. The last three are kept. None: always in
+            memory.
 
     Returns:
         Two things: the photos that could be read, a uint8 array or memory map
@@ -118,6 +151,7 @@ def load_photos(paths, image_size, crop=1.0, cache_folder=None):
 
     Raises:
         ValueError: no paths, or not one of the files can be read.
+        OSError: no room for the cache.
 
     Example:
 
@@ -131,21 +165,70 @@ def load_photos(paths, image_size, crop=1.0, cache_folder=None):
         places = _read_into(photos, paths, image_size, crop)
         return photos[: len(places)], names[places]
     cache_folder = pathlib.Path(cache_folder)
+    cache_folder.mkdir(parents=True, exist_ok=True)
     cache = cache_folder / f"photos_{_fingerprint(paths, image_size, crop)}"
-    if not cache.exists():
-        unfinished = cache_folder / f"unfinished_{cache.name}"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        photos = np.lib.format.open_memmap(
-            unfinished / "photos.npy", "w+", "uint8", shape
-        )
-        places = _read_into(photos, paths, image_size, crop)
-        photos.flush()
-        np.save(unfinished / "places.npy", places)
-        os.replace(unfinished, cache)
+    with filelock.FileLock(cache_folder / "photos.lock"):
+        if not _is_complete(cache, paths, image_size, crop):
+            _write_cache(cache, paths, image_size, crop)
+    os.utime(cache)
     photos = np.load(cache / "photos.npy", mmap_mode="r")
     places = np.load(cache / "places.npy")
     return photos[: len(places)], names[places]
+
+
+def _is_complete(cache, paths, image_size, crop):
+    """Whether a cache is there and lacks only what still can't be read."""
+    if not cache.exists():
+        return False
+    missing = set(range(len(paths))) - set(np.load(cache / "places.npy"))
+    unreadable = {}
+    for place in sorted(missing):
+        photo = _try_photo(paths[place], image_size, crop, unreadable)
+        if photo is not None:
+            return False
+    _warn_unreadable(unreadable, len(paths))
+    return True
+
+
+def _write_cache(cache, paths, image_size, crop):
+    """Writes photos beside their place, moves them there, removes old ones."""
+    unfinished = cache.with_name("unfinished_photos")
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a killed process
+    unfinished.mkdir()
+    try:
+        photos = np.lib.format.open_memmap(
+            unfinished / "photos.npy",
+            "w+",
+            "uint8",
+            (len(paths), image_size, image_size, 3),
+        )
+        _allocate(unfinished / "photos.npy", photos.nbytes)
+        places = _read_into(photos, paths, image_size, crop)
+        photos.flush()
+        np.save(unfinished / "places.npy", places)
+        shutil.rmtree(cache, ignore_errors=True)
+        os.replace(unfinished, cache)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    caches = sorted(cache.parent.glob("photos_*/"), key=os.path.getmtime)
+    for old in caches[:-_MOST_CACHES]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _allocate(path, size):
+    """Takes the room on the disk that a mapped file otherwise takes later.
+
+    Where there is none, writing to the map would end the process.
+    """
+    try:
+        with open(path, "rb+") as file:
+            if hasattr(os, "posix_fallocate"):  # not on macOS or Windows
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        raise OSError(
+            f"{path.parent.parent}: no room for {size / 1000:,.0f} kB of "
+            f"photos ({error})"
+        ) from error
 
 
 def file_names(paths):
@@ -354,6 +437,7 @@ def photo_batches(
     >>> batches = fv.photo_batches(photos, 128, flip=True)
     >>> vae.fit(batches, epochs=10, steps_per_epoch=100)
     """
+    warn_of_range(photos)
     if warped_size is not None and warped_size > photos.shape[1]:
         raise ValueError(
             f"photos of {photos.shape[1]} pixels have no room for warped ones "
@@ -545,7 +629,7 @@ def _try_photo(path, image_size, crop, unreadable):
     """As `read_photo`; None for a file that it can't read, and notes why."""
     try:
         return read_photo(path, image_size, crop)
-    except (OSError, SyntaxError, ValueError) as error:
+    except OSError as error:
         unreadable[path] = str(error)
         return None
 
@@ -571,7 +655,8 @@ def _warn_unreadable(unreadable, count):
     """Warns of files that were skipped.
 
     Args:
-        unreadable: dictionary of path to reason; nothing happens if empty.
+        unreadable: dictionary of path to what `read_photo` said; nothing
+            happens if empty.
         count: number of files in all.
 
     Raises:
@@ -579,9 +664,7 @@ def _warn_unreadable(unreadable, count):
     """
     if not unreadable:
         return
-    listing = "; ".join(
-        f"{path} ({reason})" for path, reason in list(unreadable.items())[:10]
-    )
+    listing = "; ".join(sorted(unreadable.values())[:10])
     message = (
         f"{len(unreadable)} of {count} images could not be read and were "
         f"skipped: {listing}{'; ...' if len(unreadable) > 10 else ''}"
