@@ -14,6 +14,8 @@ import pytest
 
 import facevae_keras as fv
 
+pytestmark = pytest.mark.slow
+
 PARAMETERS = {"learning_rate": 2e-4, "batch_size": 4, "folder": "a/b"}
 
 
