@@ -170,9 +170,9 @@ def load_photos(paths, image_size, crop=1.0, cache_folder=None):
     with filelock.FileLock(cache_folder / "photos.lock"):
         if not _is_complete(cache, paths, image_size, crop):
             _write_cache(cache, paths, image_size, crop)
-    os.utime(cache)
-    photos = np.load(cache / "photos.npy", mmap_mode="r")
-    places = np.load(cache / "places.npy")
+        os.utime(cache)
+        photos = np.load(cache / "photos.npy", mmap_mode="r")
+        places = np.load(cache / "places.npy")
     return photos[: len(places)], names[places]
 
 
@@ -206,13 +206,22 @@ def _write_cache(cache, paths, image_size, crop):
         places = _read_into(photos, paths, image_size, crop)
         photos.flush()
         np.save(unfinished / "places.npy", places)
-        shutil.rmtree(cache, ignore_errors=True)
+        _remove_cache(cache)
         os.replace(unfinished, cache)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     caches = sorted(cache.parent.glob("photos_*/"), key=os.path.getmtime)
     for old in caches[:-_MOST_CACHES]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove_cache(old)
+
+
+def _remove_cache(cache):
+    """Removes a cache that may be there; a stop leaves no half of one."""
+    if cache.exists():
+        removed = cache.with_name("unfinished_removal")
+        shutil.rmtree(removed, ignore_errors=True)
+        os.replace(cache, removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
 
 def _allocate(path, size):
