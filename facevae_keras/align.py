@@ -173,7 +173,9 @@ def align_file(source, target, layout="celeba", size=182, margin=44):
     return row | {"faces": len(boxes)}
 
 
-def align_folder(source, target, layout="celeba", size=182, margin=44):
+def align_folder(
+    source, target, layout="celeba", size=182, margin=44, engine=None
+):
     """Aligns all photos of a data set, on all processor cores.
 
     The result is a data set of the same form: the photos in the same folders
@@ -187,6 +189,10 @@ def align_folder(source, target, layout="celeba", size=182, margin=44):
         target: folder for the aligned ones: none yet, an empty one, or one
             from an earlier call with the same layout.
         layout, size, margin: see `align_face`.
+        engine: what aligns the photos elsewhere than on this machine's cores:
+            a function of a function and a list of tuples of arguments for it,
+            that gives the results in any order, as they come.
+            `recipes/align_dask.py` has one for a cluster.
 
     Returns:
         `pandas.DataFrame` indexed by file name as `find_images(source)`, of
@@ -229,7 +235,7 @@ def align_folder(source, target, layout="celeba", size=182, margin=44):
         or (rows[photo]["outcome"] == "aligned" and not targets[photo].exists())
     ]
     jobs = [
-        joblib.delayed(_align_row)(
+        (
             {"filename": photo, "layout": name},
             images.at[photo, "path"],
             str(targets[photo]),
@@ -239,18 +245,13 @@ def align_folder(source, target, layout="celeba", size=182, margin=44):
         )
         for photo in missing
     ]
-    # Starting a process takes as long as some hundred photos.
-    processes = min(joblib.cpu_count(), 1 + len(missing) // 200)
-    # One photo a batch: what is not in the journal is aligned again.
-    parallel = joblib.Parallel(
-        processes, batch_size=1, return_as="generator_unordered"
-    )
+    run = engine or _on_all_cores
     target.mkdir(parents=True, exist_ok=True)
     with open(target / JOURNAL, "a", encoding="utf-8") as journal:
         journal.write("\n")  # a line before may be broken off
         journal.flush()
         progress = tqdm(
-            parallel(jobs),
+            run(_align_row, jobs),
             "aligning",
             total=len(images),
             initial=len(images) - len(missing),
@@ -269,6 +270,16 @@ def align_folder(source, target, layout="celeba", size=182, margin=44):
     ).astype(dict.fromkeys(COLUMNS[:5], float) | {"faces": int})
     _finish(target, outcomes, images, attributes)
     return outcomes
+
+
+def _on_all_cores(function, jobs):
+    # Starting a process takes as long as some hundred photos.
+    processes = min(joblib.cpu_count(), 1 + len(jobs) // 200)
+    # One photo a batch: what is not in the journal is aligned again.
+    parallel = joblib.Parallel(
+        processes, batch_size=1, return_as="generator_unordered"
+    )
+    return parallel(joblib.delayed(function)(*job) for job in jobs)
 
 
 def _align_row(row, *arguments):
