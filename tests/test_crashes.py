@@ -64,7 +64,7 @@ class States:
                 to.write_bytes((half, zeros, content)[self.count % 3])
             elif file.is_file() and not file.name.endswith(".lock"):
                 os.link(file, to)
-        target.mkdir(exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         self.count += 1
 
 
