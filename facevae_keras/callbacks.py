@@ -10,6 +10,7 @@ import json
 import math
 import pathlib
 import re
+import sys
 import tempfile
 
 import filelock
@@ -17,6 +18,7 @@ import keras
 import numpy as np
 import pandas as pd
 from keras import ops
+from tqdm import tqdm
 
 from facevae_keras.files import remove_leftovers, written_whole
 from facevae_keras.plotting import face_grid, save_picture
@@ -267,15 +269,22 @@ class TrainingRun:
         launches = max(1, min(steps_per_epoch, steps) // per_launch)
         if step < steps:
             keep = _KeepState(self, state, steps)
-            vae.fit(
-                batches.skip(step // per_launch),
-                initial_epoch=len(state["losses"]),
-                epochs=math.ceil(steps / (launches * per_launch)),
-                steps_per_epoch=launches,
-                validation_data=validation_data,
-                callbacks=[StopOnNaN(), *callbacks, keep],
-                shuffle=False,  # the batches already are
-            )
+            try:
+                vae.fit(
+                    batches.skip(step // per_launch),
+                    initial_epoch=len(state["losses"]),
+                    epochs=math.ceil(steps / (launches * per_launch)),
+                    steps_per_epoch=launches,
+                    validation_data=validation_data,
+                    callbacks=[StopOnNaN(), *callbacks, keep, _EpochLines()],
+                    shuffle=False,  # the batches already are
+                    verbose=0,
+                )
+            except KeyboardInterrupt:
+                # Without a hundred lines of where in Keras that was.
+                raise KeyboardInterrupt(
+                    "training interrupted; run it again to go on"
+                ) from None
         self._trained = True
 
     def finish(self, vae):
@@ -377,6 +386,38 @@ class _KeepState(keras.callbacks.Callback):
     def _keep(self):
         self._run._write_state(self._state, self.model)
         self._run._write_losses(self._state)
+
+
+class _EpochLines(keras.callbacks.Callback):
+    """A progress bar that ends in a line of losses, short enough for a page."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._bar = tqdm(
+            total=self.params["steps"],
+            desc=self._step(),
+            file=sys.stdout,
+            mininterval=1,
+            bar_format="{desc} {bar:10} {elapsed}{postfix}",
+        )
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._bar.update()
+
+    def on_epoch_end(self, epoch, logs=None):
+        losses = []
+        for name, key in (
+            ("reconstruction", "reconstruction_loss"),
+            ("KL", "kl_loss"),
+        ):
+            losses.append(f"{name} {logs[key]:,.0f}")
+            if f"val_{key}" in logs:
+                losses[-1] += f" (held out {logs[f'val_{key}']:,.0f})"
+        self._bar.set_description_str(self._step(), refresh=False)
+        self._bar.set_postfix_str(", ".join(losses))
+        self._bar.close()
+
+    def _step(self):
+        return f"step {int(self.model.optimizer.iterations):6,}"
 
 
 def _variables(vae):

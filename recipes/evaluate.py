@@ -9,8 +9,6 @@ reads the photos of the folder CELEBA and FaceNet's weights, and writes to
   people of CELEBA's full-size photos;
 - `celeba_dfc_vae_edits.csv`: `fv.dose_curve` for several vectors that all add
   a smile;
-- `celeba_dfc_vae_at_95.csv`: these vectors where each is seen in 95 % of the
-  faces, with the error of the difference between two vectors, face by face;
 - `celeba_dfc_vae_faces.png`: eight of these people as the VAE draws them, and
   eight samples of the prior.
 """
@@ -30,7 +28,6 @@ RESULTS = pathlib.Path(__file__).resolve().parents[1] / "data" / "pretrained"
 EDITED = "Smiling"
 KEPT = ["Male", "Eyeglasses", "Blond_Hair", "Young"]
 AMOUNTS = [0.5, 1, 1.25, 1.5, 2]
-BEST = "same person"  # the vector that the others are compared with
 
 
 def smiles(latents, attributes, vectors, identities):
@@ -48,7 +45,7 @@ def smiles(latents, attributes, vectors, identities):
 
 
 def edits(vae, facenet, training, held_out, native, labels, latents, vectors):
-    """Two tables: one row per vector and amount, and one row per vector."""
+    """A table with one row per vector and amount."""
 
     def photos(images):
         return fv.load_photos(images["path"], vae.image_size, CROP)
@@ -85,51 +82,7 @@ def edits(vae, facenet, training, held_out, native, labels, latents, vectors):
                 for name in accuracy.index.difference([EDITED, *KEPT])
             ]
         )
-    return (
-        pd.concat(curves, names=["vector"]),
-        at_95(vae, facenet, evaluator, curves, directions, means, people),
-    )
-
-
-def at_95(vae, facenet, evaluator, curves, directions, means, people):
-    """What each vector changes at the amount where it is seen in 95 %."""
-    before = np.clip(vae.decode(means), 0, 255)
-    numbers = number_people(people, len(means))
-    rows, identity, edited_faces = {}, {}, {}
-    for kind, vector in directions.items():
-        curve = curves[kind]
-        amount = np.interp(0.95, curve["seen"], curve.index)
-        moved = fv.add_attribute(means, vector, [amount])[:, 0]
-        after = np.clip(vae.decode(moved), 0, 255)
-        identity[kind] = fv.identity_similarity(facenet, before, after)
-        edited_faces[kind] = after
-        figures = fv.edit_figures(
-            evaluator,
-            before,
-            after,
-            evaluator.held_out_accuracy.index,
-            EDITED,
-            people,
-        )
-        rows[kind] = {"amount": amount, "seen": figures.loc[EDITED, "after"]}
-        for name in KEPT:
-            for column in ("unchanged", "unchanged_standard_error"):
-                rows[kind][f"{name}_{column}"] = figures.loc[name, column]
-    for kind, kept in identity.items():
-        # The same faces in every row, so the error of a difference is smaller.
-        columns = {
-            "identity": kept,
-            "behind_best": identity[BEST] - kept,
-        }
-        if kind == BEST:
-            columns["independent_identity"] = fv.independent_identity(
-                before, edited_faces[kind]
-            )
-        for name, values in columns.items():
-            rows[kind][name] = values.mean()
-            error = standard_error(values, numbers)
-            rows[kind][f"{name}_standard_error"] = error
-    return pd.DataFrame(rows).T.rename_axis("vector")
+    return pd.concat(curves, names=["vector"])
 
 
 def independent(photos, reconstructions, people):
@@ -173,8 +126,6 @@ if __name__ == "__main__":
     figures.to_csv(RESULTS / f"{name}_figures.csv", float_format="%.5g")
     print(figures.round(4))
     labels = fv.read_attributes(celeba / "list_attr_celeba.txt")
-    curves, compared = edits(
+    edits(
         vae, facenet, training, held_out, native, labels, latents, vectors
-    )
-    curves.to_csv(RESULTS / f"{name}_edits.csv", float_format="%.4g")
-    compared.to_csv(RESULTS / f"{name}_at_95.csv", float_format="%.4g")
+    ).to_csv(RESULTS / f"{name}_edits.csv", float_format="%.4g")

@@ -31,7 +31,12 @@ def test_solutions_have_the_checks_of_the_exercises(path):
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
 def test_checks_pass_with_the_solutions_and_find_the_mistakes(path, tmp_path):
     result = tmp_path / path.name
-    quick = {"drawn_faces": 150, "run_dir": "build"}
+    quick = {
+        "drawn_faces": 150,
+        "evaluator_faces": 500,
+        "evaluator_epochs": 2,
+        "run_dir": "build",
+    }
     known = papermill.inspect_notebook(path)
     papermill.execute_notebook(
         path,

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -86,14 +87,25 @@ class StopAt(keras.callbacks.Callback):
             raise self.error
 
 
+def test_each_epoch_is_a_line_that_fits_a_page(faces, tmp_path, capsys):
+    train(tmp_path, faces)
+    lines = re.split(r"[\r\n]", capsys.readouterr().out)
+    assert max(map(len, lines)) < 110
+    losses = pd.read_csv(tmp_path / "losses.csv").iloc[-1]
+    (last,) = [line for line in lines if re.match(r"step +6 .*KL", line)]
+    assert f"reconstruction {losses['reconstruction_loss']:,.0f} " in last
+    assert f"KL {losses['kl_loss']:,.0f} (held out " in last
+
+
 @pytest.mark.parametrize("step", [1, 5])
 @pytest.mark.parametrize("same_vae", [True, False])
 def test_an_interrupted_cell_goes_on(
     step, same_vae, faces, tmp_path, uninterrupted, capsys
 ):
     vae = new_vae()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match="run it again") as error:
         train(tmp_path, faces, vae=vae, callbacks=[StopAt(step)])
+    assert error.value.__suppress_context__  # no traceback through Keras
     train(tmp_path, faces, vae=vae if same_vae else None)
     check(tmp_path, uninterrupted)
     if step == 5:
