@@ -15,6 +15,7 @@ import sys
 import time
 
 import keras
+import nbformat
 import numpy as np
 import pandas as pd
 import psutil
@@ -155,10 +156,19 @@ PARAMETERS = {
 }
 
 
+def write_notebook(path):
+    """Notebook 01 without what comes after `vae.keras`."""
+    notebook = nbformat.read(NOTEBOOKS / "01_train_a_vae.ipynb", 4)
+    cells = [x for x in notebook.cells if x.cell_type == "code"]
+    (last,) = [i for i, x in enumerate(cells) if "run.finish(" in x.source]
+    notebook.cells = cells[: last + 1]
+    nbformat.write(notebook, path)
+
+
 def start(folder):
-    """Notebook 01, as a user starts it."""
+    """The notebook, as a user starts it."""
     command = [sys.executable, "-m", "papermill", "--no-progress-bar"]
-    command += [str(NOTEBOOKS / "01_train_a_vae.ipynb"), "out.ipynb"]
+    command += ["../notebook.ipynb", "out.ipynb"]
     for name, value in PARAMETERS.items():
         command += ["-p", name, str(value)]
     return subprocess.Popen(
@@ -189,7 +199,7 @@ def run_and_kill(folder, generator):
         Whether it was killed.
     """
     run_dir = folder / "build"
-    more = generator.choice([0, 1, 2, 3, 4, 6, 99])
+    more = generator.choice([0, 1, 1, 2, 2, 3, 99])
     target, process = epochs_kept(run_dir) + more, start(folder)
     while process.poll() is None:
         kept = epochs_kept(run_dir)
@@ -208,6 +218,7 @@ def run_and_kill(folder, generator):
 def test_kills_of_the_notebook_resume(tmp_path):
     reference = tmp_path / "reference"
     reference.mkdir()
+    write_notebook(tmp_path / "notebook.ipynb")
     assert start(reference).wait() == 0
     wanted = outcome(reference / "build")
     generator = random.Random(1)
