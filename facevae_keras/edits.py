@@ -242,7 +242,8 @@ def dose_curve(
     def measure(amount):
         """Predictions (n, attributes), and embeddings if there is FaceNet."""
         seen, features = [], []
-        for part in parts(len(latents)):
+        # Large parts: each call of `predict` costs 50 ms, however few faces.
+        for part in parts(len(latents), 512):
             moved = add_attribute(latents[part], vector, [amount])[:, 0]
             faces = np.clip(vae.decode(moved), 0, 255)
             seen.append(evaluator.predict(faces, verbose=0) > 0.5)
