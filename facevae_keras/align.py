@@ -35,8 +35,8 @@ POINTS = "left_eye", "right_eye", "nose", "mouth_left", "mouth_right"
 COLUMNS = ["left", "top", "right", "bottom", "score"] + [
     f"{point}_{axis}" for point in POINTS for axis in "xy"
 ]
-# Of 648 photos of a face the lowest score was 0.84, the next 0.95; faces that
-# were not upright reached 0.98.
+# Of 3,916 photos of CelebA as they were taken three had a score below 0.93, the
+# lowest 0.81; faces that were not upright reached 0.98.
 LEAST_SCORE = 0.8
 SURE_SCORE = 0.99
 
