@@ -30,7 +30,8 @@ def read_photo(path, image_size, crop=1.0):
     """Reads one photo: its central square, scaled with anti-aliasing.
 
     Args:
-        path: path of the image file, of any size and colour mode.
+        path: path of the image file, of any size and color mode, or an open
+            binary file.
         image_size: height and width of the result, in pixels.
         crop: side of the square as a fraction of the photo's shorter side, so
             that it means the same for photos of every size.
@@ -43,7 +44,9 @@ def read_photo(path, image_size, crop=1.0):
             more than `MOST_PIXELS`, or of pixels whose range is unknown; names
             the file.
     """
-    if not os.path.isfile(path):  # to open a pipe would wait for its writer
+    is_path = isinstance(path, str | os.PathLike)
+    # To open a pipe would wait for its writer.
+    if is_path and not os.path.isfile(path):
         raise FileNotFoundError(f"{path}: no such file")
     try:
         with Image.open(path, formats=FORMATS) as photo:
