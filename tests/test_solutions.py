@@ -51,7 +51,11 @@ def test_checks_pass_with_the_solutions_and_find_the_mistakes(path, tmp_path):
         text = "".join(output.get("text", "") for output in cell.outputs)
         # A cell with a solution defines `answer`, a cell with a mistake not.
         if "answer = " in cell.source:
-            assert text.count(": correct") == cell.source.count("check_answer(")
+            # A guess may be off with the few faces here; its line comes first.
+            lines = [line for line in text.splitlines() if "expected" in line]
+            checked = cell.source.count("fv.check_answer(answer")
+            assert checked
+            assert all(": correct" in line for line in lines[-checked:]), text
         else:
             assert ": not correct yet" in text
             assert ": correct" not in text
