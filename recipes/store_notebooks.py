@@ -3,11 +3,13 @@
     python recipes/store_notebooks.py build/0*.ipynb notebooks
 
 Left out are times and parameters of papermill, which differ from run to run,
-and the state of widgets. A widget that is stored without its state can't be
-shown, so the picture beside it takes its place.
+what TensorFlow prints about the machine when it starts, and the state of
+widgets. A widget that is stored without its state can't be shown, so the
+picture beside it takes its place.
 """
 
 import pathlib
+import re
 import sys
 
 import nbformat
@@ -31,9 +33,22 @@ def stored(notebook):
             for key, value in cell.metadata.items()
             if key in ("tags", "alt")
         }
+        if cell.cell_type == "code":
+            cell.outputs = [x for x in cell.outputs if not _at_start(x)]
         for output in cell.get("outputs", []):
             output.get("data", {}).pop(WIDGET, None)
     return notebook
+
+
+def _at_start(output):
+    """Whether an output is nothing but TensorFlow's lines about the machine."""
+    lines = output.get("text", "").splitlines()
+    return output.get("name") == "stderr" and all(
+        re.match(
+            r"[WIE]0000 |WARNING: All log messages before absl|To enable", x
+        )
+        for x in lines
+    )
 
 
 def main():
