@@ -222,7 +222,7 @@ def test_what_is_refused(cluster, photos, drawn, tmp_path):
         program.sum_attributes(None, tmp_path, tmp_path / "sums.npz", vae)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_folder_is_aligned_as_by_one_process(
     cluster, scheduler, tmp_path, monkeypatch
 ):

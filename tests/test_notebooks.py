@@ -76,6 +76,7 @@ def test_the_course_on_drawn_faces(tmp_path):
     assert "reconstructed_000012.png" in pictures
 
 
+@pytest.mark.exhaustive
 def test_the_course_on_photos_with_the_real_facenet(
     tmp_path, celeba, facenet_checkpoint, facenet_golden
 ):
@@ -105,6 +106,7 @@ def test_the_course_on_photos_with_the_real_facenet(
     assert "faces without Smiling" in text
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "model", ["celeba_dfc_vae", "celeba_dfc_vae_large", "drawn_faces"]
 )
@@ -122,6 +124,7 @@ def test_the_smile_starts_on_its_own_from_what_ships(tmp_path, model):
     assert "faces without Smiling" in text
 
 
+@pytest.mark.exhaustive
 def test_your_own_photo(tmp_path):
     pytest.importorskip("mtcnn", reason="needs the extra [align]")
     photos = tmp_path / "photos"

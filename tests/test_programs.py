@@ -102,7 +102,7 @@ def test_the_table_of_notebook_05_grows_by_rows(
         assert plt.imread(tmp_path / "table" / picture).std() > 0
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_card_of_a_vae_is_measured(program, people):
     evaluate = program("evaluate")
     training, held_out, native = program("common").split(people)

@@ -270,8 +270,15 @@ def test_there_are_notebooks():
     ]
 
 
+# Stored without outputs until they are run again with `make notebooks`.
+WITHOUT_OUTPUTS = ["01_train_a_vae"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_stored_notebooks_are_one_clean_run(path):
+def test_stored_notebooks_are_one_clean_run(path, request):
+    if path.stem in WITHOUT_OUTPUTS:
+        reason = "stored without outputs"
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     assert path.stat().st_size < 2 * 2**20
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

@@ -28,6 +28,7 @@ def test_solutions_have_the_checks_of_the_exercises(path):
         assert "answer = None" not in solution
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
 def test_checks_pass_with_the_solutions_and_find_the_mistakes(path, tmp_path):
     result = tmp_path / path.name
