@@ -83,7 +83,7 @@ def test_shipped_attributes_are_rounded_and_have_identities(
     )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_table_of_notebook_05_grows_by_rows(
     program, people, tmp_path, monkeypatch
 ):

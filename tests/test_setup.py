@@ -124,6 +124,13 @@ def test_the_package_imports_what_it_declares_and_declares_what_it_imports():
     assert core <= top | inside
 
 
+def test_the_install_without_tensorflow_lists_all_the_rest():
+    text = (ROOT / "docs" / "hardware.md").read_text().replace("\\\n", " ")
+    (packages,) = re.findall(r"pip install ([a-z].*) jax$", text, re.MULTILINE)
+    core = names_in(PROJECT["dependencies"])
+    assert set(packages.split()) == core - {"tensorflow"}
+
+
 def rooms():
     """The rooms of the package, lowest first, as CONTRIBUTING.md lists them."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
@@ -206,6 +213,15 @@ def test_the_workflow_runs_on_every_python_that_is_declared():
         if "run" in step
     ]
     assert {"ruff check", "make test-fast", ".ci/run"} <= set(commands)
+
+
+def test_the_readmes_cards_have_the_notebooks_minutes():
+    cards = re.findall(r": (\d+) minutes", (ROOT / "README.md").read_text())
+    numbers = {"ten": "10"}
+    for path, card in zip(NOTEBOOKS, cards, strict=True):
+        opening = nbformat.read(path, as_version=4).cells[0].source
+        (minutes,) = re.findall(r"(\w+) minutes of reading", opening)
+        assert numbers.get(minutes, minutes) == card, path
 
 
 def test_make_does_what_it_says():
