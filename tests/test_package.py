@@ -155,6 +155,7 @@ def test_the_readme_has_one_program():
     assert PROGRAMS
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "path, number", PROGRAMS, ids=lambda value: getattr(value, "stem", value)
 )
