@@ -157,7 +157,7 @@ class HalfBandFilter(layers.Layer):
 
     A decoder that doubles pixels also mirrors low frequencies to just below
     the sampling limit: a fine grid on every skin. The kernel's response is 1
-    at frequency 0, 1/2 at half of the limit and 0 at the limit itself, so that
+    at frequency 0, 3/4 at half of the limit and 0 at the limit itself, so that
     the grid goes and the rest stays. It has no weights; beyond the edges,
     images are mirrored.
     """
