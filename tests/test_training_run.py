@@ -92,7 +92,7 @@ def test_each_epoch_is_a_line_that_fits_a_page(faces, tmp_path, capsys):
     lines = re.split(r"[\r\n]", capsys.readouterr().out)
     assert max(map(len, lines)) < 110
     losses = pd.read_csv(tmp_path / "losses.csv").iloc[-1]
-    (last,) = [line for line in lines if re.match(r"step +6 .*KL", line)]
+    *_, last = [line for line in lines if re.match(r"step +6 .*KL", line)]
     assert f"reconstruction {losses['reconstruction_loss']:,.0f} " in last
     assert f"KL {losses['kl_loss']:,.0f} (held out " in last
 
