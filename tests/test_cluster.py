@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import distributed
+import keras
 import matplotlib.cbook
 import numpy as np
 import pandas as pd
@@ -26,6 +27,8 @@ def recipes():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "recipes")
         yield
+    # Here the workers' functions also run in this process, and silence it.
+    keras.config.enable_interactive_logging()
 
 
 @pytest.fixture(scope="module")

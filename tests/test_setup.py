@@ -229,7 +229,10 @@ def test_make_does_what_it_says():
 
     def dry_run(target):
         return subprocess.run(
-            ["make", "--dry-run", "--assume-old=.venv/installed", target],
+            [
+                *("make", "--dry-run", "--no-print-directory"),
+                *("--assume-old=.venv/installed", target),
+            ],
             cwd=ROOT,
             check=True,
             capture_output=True,
