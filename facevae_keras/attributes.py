@@ -601,6 +601,9 @@ def _read_arrays(file):
                 f"{file[key].shape}"
             )
         found[key] = file[key][()]
+    for key in ("latent_vars", "attribute_vectors"):
+        with np.errstate(over="ignore"):  # too large ones become infinite
+            found[key] = found[key].astype("float32")
     if not np.isfinite(found["latent_vars"]).all():
         raise ValueError("latent_vars holds values that are not finite")
     if np.isinf(found["attribute_vectors"]).any():
@@ -618,10 +621,10 @@ def _read_arrays(file):
     if "identities" in found:
         labels["identity"] = _to_text(found["identities"])
     return (
-        pd.DataFrame(found["latent_vars"].astype("float32"), index=index),
+        pd.DataFrame(found["latent_vars"], index=index),
         labels,
         pd.DataFrame(
-            found["attribute_vectors"].astype("float32"),
+            found["attribute_vectors"],
             index=pd.Index(fields, name="attribute"),
         ),
     )

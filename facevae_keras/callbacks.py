@@ -96,17 +96,23 @@ class StopOnNaN(keras.callbacks.Callback):
     """
 
     def on_train_batch_end(self, batch, logs=None):
+        self._check(logs, math.isfinite)
+
+    def on_epoch_end(self, epoch, logs=None):
+        # The last step may have spoilt the weights, which only the held-out
+        # losses show, as NaN. Infinite they may be early in a training, while
+        # batch norm's running averages lag behind.
+        self._check(logs, lambda value: not math.isnan(value))
+
+    def _check(self, logs, is_right):
         values = {name: float(value) for name, value in (logs or {}).items()}
-        if not all(math.isfinite(value) for value in values.values()):
+        if not all(map(is_right, values.values())):
             raise FloatingPointError(
                 f"training stopped at step "
                 f"{int(self.model.optimizer.iterations)}: "
                 + ", ".join(f"{name} {v:g}" for name, v in values.items())
                 + ". A lower learning rate or smaller beta usually helps"
             )
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.on_train_batch_end(None, logs)  # these of the validation, too
 
 
 def warm_up_cosine(learning_rate, steps, warm_up_steps=None):

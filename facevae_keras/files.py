@@ -130,19 +130,19 @@ def find_pretrained(source, suffix):
         suffix: of the files that ship, such as `".keras"`.
 
     Returns:
-        `pathlib.Path`: of the file that ships if there is one of that name,
-        and nothing in the current folder begins with it; else the path.
+        `pathlib.Path`: of the file that ships if there is one of that name;
+        else the path. (`"./drawn_faces"` is a path, `"drawn_faces"` a name.)
 
     Raises:
         FileNotFoundError: a bare name of nothing; lists the names that ship.
     """
     path = pathlib.Path(source)
     is_name = str(source) == path.stem
+    shipped = pretrained_file(f"{source}{suffix}")
+    if is_name and shipped.is_file():
+        return shipped
     if not is_name or list(path.parent.glob(f"{path.name}*")):
         return path
-    shipped = pretrained_file(f"{source}{suffix}")
-    if shipped.is_file():
-        return shipped
     names = sorted(file.stem for file in _PRETRAINED.glob("*.h5"))
     raise FileNotFoundError(
         f"{source}: no such file or folder here, and not one of the VAEs that "

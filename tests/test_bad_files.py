@@ -137,6 +137,9 @@ HOSTILE = {
     "not finite": lambda path: write(
         path, latent_vars=np.full((6, 4), np.nan, "f4")
     ),
+    "values that are not finite": lambda path: write(
+        path, latent_vars=np.full((6, 4), 1e300)
+    ),
     "infinite": lambda path: write(
         path, attribute_vectors=np.full((2, 4), np.inf, "f4")
     ),

@@ -16,6 +16,7 @@ import pytest
 NOTEBOOKS = pathlib.Path(__file__).resolve().parents[1] / "notebooks"
 SMILING = ".widget-slider:has-text('Smiling') .noUi-handle"
 EDITED = ".facevae-edited"
+ERROR = ".jp-RenderedText[data-mime-type*=error]"
 # Notes when the edited picture changes, in milliseconds after a key is pressed.
 STOPWATCH = """() => {
     window.times = [];
@@ -109,9 +110,9 @@ def test_the_face_follows_a_slider(browser, lab, model, goal):
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=120_000)
     page.click("text=Run >> nth=0")
     page.click("text=Run All Cells")
-    page.wait_for_selector(EDITED, timeout=300_000)
+    page.wait_for_selector(f"{EDITED}, {ERROR}", timeout=300_000)
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=300_000)
-    assert not page.locator(".jp-RenderedText[data-mime-type*=error]").count()
+    assert not page.locator(ERROR).count()
 
     handle = page.locator(SMILING).first
     handle.scroll_into_view_if_needed()

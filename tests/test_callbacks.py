@@ -36,6 +36,18 @@ def test_nan_stops_with_a_clear_message(vae, faces):
         vae.fit(faces, epochs=5, verbose=0, callbacks=[fv.StopOnNaN()])
 
 
+def test_infinite_held_out_losses_do_not_stop_a_training(vae, faces):
+    """Batch norm's running averages lag behind in the first steps."""
+    vae.compile(keras.optimizers.Adam(1e-4), loss=fv.PixelLoss())
+    callback = fv.StopOnNaN()
+    callback.set_model(vae)
+    callback.on_epoch_end(0, {"loss": 1.0, "val_loss": np.inf})
+    with pytest.raises(FloatingPointError, match="val_loss nan"):
+        callback.on_epoch_end(0, {"loss": 1.0, "val_loss": np.nan})
+    with pytest.raises(FloatingPointError, match="loss inf"):
+        callback.on_train_batch_end(0, {"loss": np.inf})
+
+
 @pytest.mark.slow
 def test_keras_own_callbacks_work_with_it(vae, faces, tmp_path):
     callbacks = [

@@ -53,12 +53,21 @@ def processor_seconds():
     return sum(times[:4])  # of this process and of those that it has ended
 
 
+def most_bytes(who):
+    """The most memory that this process, or one child of it, ever had."""
+    return resource.getrusage(who).ru_maxrss * 1024  # on Linux in KiB
+
+
 def check_each(path, contents, load, is_right, errors=(ValueError, OSError)):
-    """Loads each content from `path`; counts what came of it."""
+    """Loads each content from `path`; counts what came of it.
+
+    None may take five seconds or a gigabyte.
+    """
     counts = {"loaded": 0, "refused": 0}
     for number, content in enumerate(contents):
         path.write_bytes(content)
-        before = processor_seconds()
+        before, memory = processor_seconds(), most_bytes(resource.RUSAGE_SELF)
+        children = most_bytes(resource.RUSAGE_CHILDREN)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -70,6 +79,11 @@ def check_each(path, contents, load, is_right, errors=(ValueError, OSError)):
                 assert is_right(found), f"case {number} is silently wrong"
                 counts["loaded"] += 1
         assert processor_seconds() - before < SECONDS, f"case {number}"
+        assert most_bytes(resource.RUSAGE_SELF) - memory < BYTES
+        # A larger child may have ended before; each starts as a copy of this
+        # process, whose memory is counted as its own.
+        most = most_bytes(resource.RUSAGE_CHILDREN)
+        assert most == children or most - memory < BYTES
     print(f"{path.suffix}: {counts}")
 
 
@@ -80,16 +94,8 @@ def mutants(content, count, seed):
 
 @pytest.fixture(params=[0.004, pytest.param(1, marks=pytest.mark.exhaustive)])
 def share(request):
-    """Which part of the cases to run; none may take a gigabyte."""
-
-    def most(who):
-        return resource.getrusage(who).ru_maxrss * 1024  # on Linux in KiB
-
-    before = most(resource.RUSAGE_SELF)
-    largest = most(resource.RUSAGE_CHILDREN)  # of all tests before this one
-    yield request.param
-    assert most(resource.RUSAGE_SELF) - before < BYTES
-    assert most(resource.RUSAGE_CHILDREN) < max(BYTES, largest + 1)
+    """Which part of the cases to run."""
+    return request.param
 
 
 @pytest.mark.slow

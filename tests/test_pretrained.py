@@ -24,6 +24,17 @@ def test_together_at_most_40_megabytes():
     assert sum(file.stat().st_size for file in files) <= 40e6
 
 
+def test_names_win_over_files_that_are_called_alike(tmp_path, monkeypatch):
+    """Such as a notebook, or the folder of photos of notebook 00."""
+    (tmp_path / "drawn_faces").mkdir()
+    (tmp_path / "drawn_faces.ipynb").touch()
+    monkeypatch.chdir(tmp_path)
+    assert fv.load_vae("drawn_faces").latent_dim == 100
+    assert len(fv.load_attributes("drawn_faces")) == 3
+    with pytest.raises(FileNotFoundError, match="no .index file"):
+        fv.load_vae("./drawn_faces")
+
+
 def test_the_drawn_face_vae_smiles(drawn):
     vae = fv.load_vae("drawn_faces")
     latents, attributes, vectors = fv.load_attributes("drawn_faces")
