@@ -15,7 +15,7 @@ from facevae_keras.attributes import (
     save_attributes,
     sum_attributes,
 )
-from facevae_keras.backends import fastest_precision
+from facevae_keras.backends import fastest_precision, join_processes
 from facevae_keras.batches import (
     image_dataset,
     index_batches,

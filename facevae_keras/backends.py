@@ -7,6 +7,7 @@ in and out of a step; `step` does that around the same code.
 
 import functools
 import itertools
+import os
 import pathlib
 
 import keras
@@ -227,6 +228,58 @@ class _Torch:
 _own = {"tensorflow": _TensorFlow, "jax": _Jax, "torch": _Torch}[
     keras.backend.backend()
 ]
+
+
+def join_processes():
+    """Joins the other processes of one training, on as many hosts.
+
+    Keras' own environment variables say which: in all processes
+    `KERAS_DISTRIBUTION_JOB_ADDRESSES`, host and port of the first one, and
+    `KERAS_DISTRIBUTION_NUM_PROCESSES`; and the number of each, from 0, as
+    `KERAS_DISTRIBUTION_PROCESS_ID`. Without them there is one process.
+
+    Call it before anything is computed. It waits until all processes are there.
+
+    Returns:
+        The number of this process, and how many there are.
+
+    Raises:
+        ValueError: several processes, and another backend than JAX.
+
+    Example:
+
+    >>> process, processes = fv.join_processes()
+    """
+    if "KERAS_DISTRIBUTION_NUM_PROCESSES" not in os.environ:
+        return 0, 1
+    if _own is not _Jax:
+        raise ValueError(
+            "several processes train together with KERAS_BACKEND=jax only, "
+            f"found {keras.backend.backend()}"
+        )
+    import jax
+
+    if not jax.distributed.is_initialized():
+        # How processors exchange numbers; GPUs have their own way.
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        keras.distribution.initialize()
+        keras.distribution.set_distribution(
+            # `Batches.part` gives each process its part.
+            keras.distribution.DataParallel(auto_shard_dataset=False)
+        )
+    return jax.process_index(), jax.process_count()
+
+
+def wait_for_all(name):
+    """Waits until all processes of `join_processes` have come here.
+
+    Args:
+        name: of this place, the same in all of them.
+    """
+    if join_processes()[1] > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
 
 
 def step(method):

@@ -312,6 +312,32 @@ class Batches(keras.utils.PyDataset):
         """The same batches from number `count` on; none is read in vain."""
         return Batches(self._batch, self.steps_per_launch, self._first + count)
 
+    def part(self, process, processes):
+        """One process's equal part of every batch.
+
+        Args:
+            process: number of the process, from 0.
+            processes: how many there are, see `join_processes`.
+
+        Returns:
+            `Batches`.
+
+        Raises:
+            ValueError: a batch can't be divided equally.
+        """
+
+        def batch(number):
+            whole = self._batch(number)
+            count, rest = divmod(len(whole), processes)
+            if rest or self.steps_per_launch > 1:
+                raise ValueError(
+                    f"{processes} processes: expected batches of photos that "
+                    f"can be divided equally, found {whole.shape}"
+                )
+            return whole[process * count :][:count]
+
+        return Batches(batch, first=self._first)
+
 
 def index_batches(count, batch_size, flip=False, steps_per_launch=1, seed=666):
     """Draws batches without end: every photo once in each pass.

@@ -20,6 +20,7 @@ import pandas as pd
 from keras import ops
 from tqdm import tqdm
 
+from facevae_keras.backends import join_processes, wait_for_all
 from facevae_keras.files import remove_leftovers, written_whole
 from facevae_keras.plotting import face_grid, save_picture
 from facevae_keras.vae import load_vae
@@ -52,6 +53,8 @@ class ReconstructionPictures(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         # The optimizer counts on when a stopped run is resumed.
         self._written = int(self.model.optimizer.iterations)
+        if join_processes()[0]:
+            return  # the first of several processes writes
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.folder)
         for picture in self.folder.glob("reconstructed_*.png"):
@@ -76,10 +79,11 @@ class ReconstructionPictures(keras.callbacks.Callback):
 
     def _write(self, step):
         faces = self.model.reconstruct(self.photos)
-        save_picture(
-            self.folder / f"reconstructed_{step:06d}.png",
-            face_grid(faces, columns=16),
-        )
+        if not join_processes()[0]:
+            save_picture(
+                self.folder / f"reconstructed_{step:06d}.png",
+                face_grid(faces, columns=16),
+            )
         self._written = step
 
 
@@ -155,6 +159,10 @@ class TrainingRun:
     end where an uninterrupted training ends. When `vae.keras` is written, the
     file keeps only the parameters and the losses.
 
+    Of several processes that train together (`join_processes`) the first
+    writes; all need the same `run_dir`, and all photos. Where one of them ends,
+    the others stop with an error. Start all again, and they go on.
+
     Args:
         run_dir: folder of this training; it is made if it isn't there.
         parameters: dictionary of all that the training depends on, in plain
@@ -177,20 +185,22 @@ class TrainingRun:
     def __init__(self, run_dir, parameters):
         self.run_dir = pathlib.Path(run_dir)
         self.run_dir.mkdir(parents=True, exist_ok=True)
+        self._process, self._processes = join_processes()
         # One for all objects of this process; the last one's end releases it.
         self._lock = filelock.FileLock(
             (self.run_dir / "training.lock").resolve(),
             timeout=5,  # for the end of a process that was just killed
             is_singleton=True,
         )
-        try:
-            self._lock.acquire()
-        except filelock.Timeout:
-            raise RuntimeError(
-                f"{self.run_dir}: another process trains in this folder; wait "
-                "for its end or choose another run_dir"
-            ) from None
-        remove_leftovers(self.run_dir)
+        if self._process == 0:  # the only one that writes
+            try:
+                self._lock.acquire()
+            except filelock.Timeout:
+                raise RuntimeError(
+                    f"{self.run_dir}: another process trains in this folder; "
+                    "wait for its end or choose another run_dir"
+                ) from None
+            remove_leftovers(self.run_dir)
         self._state_path = self.run_dir / "training_state.npz"
         self._vae_path = self.run_dir / "vae.keras"
         own = {k: v for k, v in parameters.items() if k != "run_dir"}
@@ -273,11 +283,14 @@ class TrainingRun:
             print(f"{self.run_dir}: goes on at step {step} of {steps}")
         per_launch = getattr(batches, "steps_per_launch", 1)
         launches = max(1, min(steps_per_epoch, steps) // per_launch)
+        batches = batches.skip(step // per_launch)
+        if self._processes > 1:
+            batches = batches.part(self._process, self._processes)
         if step < steps:
             keep = _KeepState(self, state, steps)
             try:
                 vae.fit(
-                    batches.skip(step // per_launch),
+                    batches,
                     initial_epoch=len(state["losses"]),
                     epochs=math.ceil(steps / (launches * per_launch)),
                     steps_per_epoch=launches,
@@ -291,6 +304,16 @@ class TrainingRun:
                 raise KeyboardInterrupt(
                     "training interrupted; run it again to go on"
                 ) from None
+            except FloatingPointError:
+                raise
+            except Exception as error:
+                if self._processes == 1:
+                    raise
+                raise RuntimeError(
+                    f"process {self._process} of {self._processes}: training "
+                    "stopped, perhaps because another process ended. Start "
+                    "all of them again to go on from the last whole state"
+                ) from error
         self._trained = True
 
     def finish(self, vae):
@@ -308,8 +331,13 @@ class TrainingRun:
             raise RuntimeError(
                 f"{self.run_dir}: the training is not complete; run fit again"
             )
-        vae.save(self._vae_path)
-        self._write_state(self._read_state())
+        if self._process == 0:
+            vae.save(self._vae_path)
+            self._write_state(self._read_state())
+        else:  # saving makes a copy, in which all processes have to take part
+            with tempfile.TemporaryDirectory() as folder:
+                vae.save(pathlib.Path(folder) / "vae.keras")
+        wait_for_all("finished")
 
     def _read_state(self, with_values=False):
         if not self._state_path.exists():
@@ -337,6 +365,8 @@ class TrainingRun:
                 "training stopped: there are weights that are not finite. A "
                 "lower learning rate or smaller beta usually helps"
             )
+        if self._process:
+            return
         state = json.dumps({**state, "finished": vae is None})
         values = {str(name): value for name, value in enumerate(values)}
         with written_whole(self._state_path) as unfinished:
@@ -356,6 +386,8 @@ class TrainingRun:
     def _write_losses(self, state):
         # Written from the state, so that a stop in between neither loses a
         # row nor doubles it.
+        if self._process:
+            return
         path = self.run_dir / "losses.csv"
         if not state["losses"]:
             path.unlink(missing_ok=True)  # an older training's
