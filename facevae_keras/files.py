@@ -130,8 +130,8 @@ def find_pretrained(source, suffix):
         suffix: of the files that ship, such as `".keras"`.
 
     Returns:
-        `pathlib.Path`: of the file that ships if there is one of that name;
-        else the path. (`"./drawn_faces"` is a path, `"drawn_faces"` a name.)
+        `pathlib.Path`: of the file that ships, if there is one of that name
+        and no file of just that name in the current folder; else the path.
 
     Raises:
         FileNotFoundError: a bare name of nothing; lists the names that ship.
@@ -139,7 +139,7 @@ def find_pretrained(source, suffix):
     path = pathlib.Path(source)
     is_name = str(source) == path.stem
     shipped = pretrained_file(f"{source}{suffix}")
-    if is_name and shipped.is_file():
+    if is_name and shipped.is_file() and not path.is_file():
         return shipped
     if not is_name or list(path.parent.glob(f"{path.name}*")):
         return path

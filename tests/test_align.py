@@ -425,6 +425,12 @@ def test_photos_as_they_were_taken(celeba_wild, benchmark):
     assert np.median(by_us) < 2 and np.median(by_mtcnn) < 3
 
 
+def test_a_photo_is_taken_to_be_upright_where_that_is_in_doubt(celeba_wild):
+    (path,) = celeba_wild.rglob("187769.jpg")
+    face = align.find_faces(path).iloc[0]
+    assert face["left_eye_y"] < face["mouth_left_y"]
+
+
 # The weights
 
 

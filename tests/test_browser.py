@@ -85,7 +85,7 @@ def lab(tmp_path_factory, browser):
         server.wait()
 
 
-@pytest.mark.exhaustive
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model, goal", [("celeba_dfc_vae", 60), ("celeba_dfc_vae_large", 120)]
 )

@@ -125,7 +125,6 @@ def test_the_smile_starts_on_its_own_from_what_ships(tmp_path, model):
     assert "faces without Smiling" in text
 
 
-@pytest.mark.exhaustive
 def test_your_own_photo(tmp_path):
     pytest.importorskip("mtcnn", reason="needs the extra [align]")
     photos = tmp_path / "photos"

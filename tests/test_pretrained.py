@@ -24,7 +24,7 @@ def test_together_at_most_40_megabytes():
     assert sum(file.stat().st_size for file in files) <= 40e6
 
 
-def test_names_win_over_files_that_are_called_alike(tmp_path, monkeypatch):
+def test_names_win_over_what_is_called_alike(tmp_path, monkeypatch):
     """Such as a notebook, or the folder of photos of notebook 00."""
     (tmp_path / "drawn_faces").mkdir()
     (tmp_path / "drawn_faces.ipynb").touch()
