@@ -1,5 +1,6 @@
 """What the tests share: the real material where it is at hand, drawn faces."""
 
+import gc
 import pathlib
 
 import numpy as np
@@ -64,3 +65,11 @@ def faces(drawn):
     """The first 32 of them as an array (32, 64, 64, 3), uint8."""
     paths = fv.find_images(drawn)["path"][:32]
     return np.stack([fv.read_photo(path, 64, crop=0.8) for path in paths])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_garbage_of_other_modules():
+    """What a module leaves is not looked through again, which takes seconds."""
+    yield
+    gc.collect()
+    gc.freeze()

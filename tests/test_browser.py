@@ -127,6 +127,7 @@ def test_the_face_follows_a_slider(browser, lab, model, goal):
     page.screenshot(path=folder / f"{model}.png")
     page.close()
     print(f"{model}: {np.median(times):.0f} ms (median of {len(times)})")
-    assert len(times) == 20 and before != after
+    # On a busy machine two keys may become one picture.
+    assert 10 <= len(times) <= 20 and before != after, times
     # Other programs may keep the cores busy; ten times as long is a defect.
     assert np.median(times) < 10 * goal
