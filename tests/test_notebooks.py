@@ -58,6 +58,7 @@ def run(name, folder, **parameters):
     return "".join(output.get("text", "") for output in outputs)
 
 
+@pytest.mark.exhaustive
 def test_the_course_on_drawn_faces(tmp_path):
     texts = {name: run(name, tmp_path, **tiny) for name, tiny in TINY.items()}
     assert "faces without Smiling" in texts["03_add_a_smile"]
