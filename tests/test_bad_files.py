@@ -80,6 +80,7 @@ def test_hdf5_that_keeps_its_library_busy_for_ever(tmp_path):
         fv.load_attributes(path)
 
 
+@pytest.mark.slow
 def test_weights_that_keep_the_library_busy_for_ever(tmp_path):
     vae = fv.FaceVAE(latent_dim=2)
     vae.save(tmp_path / "vae.keras")

@@ -105,6 +105,7 @@ def written_times(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_more_jobs_than_workers_on_this_machine(cluster, tmp_path):
     def tenfold(number):
         with (tmp_path / f"tries_of_{number}").open("a") as tries:

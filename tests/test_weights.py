@@ -319,6 +319,7 @@ CHECKED = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", SMALL_FORMS)
 def test_flipped_bytes_give_a_clear_error_or_a_whole_network(
     form, folder, arrays
