@@ -17,11 +17,11 @@ pytestmark = pytest.mark.slow
 
 # What notebook 01 does, with as little as possible around it.
 PROGRAM = """
-import json, pathlib, sys
+import sys
 import keras
 import facevae_keras as fv
 
-process, processes = fv.join_processes()
+process, _ = fv.join_processes()
 keras.utils.set_random_seed(1)
 photos, _ = fv.load_photos(fv.find_images(sys.argv[1])["path"], 64, 0.8)
 vae = fv.FaceVAE(latent_dim=8)
