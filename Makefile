@@ -18,6 +18,8 @@ SOLUTIONS := $(sort $(wildcard notebooks/solutions/0*.ipynb))
 BUILD := notebooks/build
 # Keeps TensorFlow's own chatter out of the notebooks.
 export TF_CPP_MIN_LOG_LEVEL := 3
+# Fast convolutions, which TensorFlow leaves off on a processor without AVX-512.
+export TF_ENABLE_ONEDNN_OPTS ?= 1
 export IPYTHONDIR := $(CURDIR)/.ipython
 export PYDEVD_DISABLE_FILE_VALIDATION := 1
 

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 
+import keras
 import numpy as np
 
 import facevae_keras as fv
@@ -55,10 +56,11 @@ def main():
 
     images = fv.find_images(arguments.data)["path"]
     paths = list(images.iloc[: arguments.photos])
-    vaes = {
-        "dfc_vae": fv.FaceVAE(),
-        "dfc_vae_large": fv.FaceVAE("dfc_vae_large"),
-    }
+    vaes = {name: fv.FaceVAE(name) for name in ("dfc_vae", "dfc_vae_large")}
+    fastest = fv.fastest_precision()
+    if fastest != "float32":
+        keras.config.set_dtype_policy(fastest)
+        vaes |= {f"{name}, {fastest}": fv.FaceVAE(name) for name in vaes}
     times = {}
     for _ in range(arguments.rounds):
         for name, vae in vaes.items():

@@ -11,7 +11,8 @@ import pytest
 
 import facevae_keras as fv
 
-RECIPES = pathlib.Path(__file__).resolve().parents[1] / "recipes"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RECIPES = ROOT / "recipes"
 
 
 @pytest.fixture
@@ -122,3 +123,22 @@ def test_the_card_of_a_vae_is_measured(program, people):
     assert len(curves) == 5 * len(evaluate.AMOUNTS)
     assert np.isfinite(curves).all(axis=None)
     assert curves["identity"].between(-1, 1).all()
+
+
+def test_reports_of_convolutions_are_summed_for_each_step(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    original_step = importlib.import_module("original_step")
+    report = "onednn_verbose,v1,primitive,exec,cpu,{},jit:avx2,{},,,shape,{}"
+    lines = [
+        report.format("convolution", "forward_training", 100),  # before
+        f"{original_step.START} 2",
+        report.format("convolution", "forward_training", 3),
+        report.format("convolution", "forward_training", 4.5),
+        report.format("matmul", "undef", 1),
+        original_step.STOP,
+        report.format("matmul", "undef", 100),  # of the 2017 programs
+    ]
+    assert original_step.profile(lines) == {
+        "convolution forward_training": 3.75,
+        "matmul undef": 0.5,
+    }
