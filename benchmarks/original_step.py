@@ -19,10 +19,9 @@ import collections
 import statistics
 import time
 
-import keras
 import numpy as np
 import tensorflow as tf
-from training_step import costs, machine_limits
+from training_step import costs, machine_limits, new_vae
 
 import facevae_keras as fv
 from facevae_keras.layers import RGB_MEAN, RGB_VARIANCE
@@ -117,7 +116,7 @@ def original_step(photos, size, latent_dim=100):
 
 
 def profile(lines):
-    """Milliseconds and floating-point operations of oneDNN, by kind."""
+    """Milliseconds a step that oneDNN reports, by kind, longest first."""
     times = collections.Counter()
     recording, steps = False, 0
     for line in lines:
@@ -163,11 +162,8 @@ def main():
     facenet = fv.load_facenet("seeded")
 
     def ours(precision, vae_precision="float32"):
-        keras.config.set_dtype_policy(vae_precision)
-        vae = fv.FaceVAE()
-        keras.config.set_dtype_policy("float32")
         loss = fv.PerceptualLoss(facenet, image_size=size, precision=precision)
-        vae.compile(keras.optimizers.Adam(1e-9), loss=loss)
+        vae = new_vae("dfc_vae", loss, precision=vae_precision)
         return lambda: vae.train_on_batch(photos)
 
     rows = {

@@ -1,4 +1,4 @@
-"""The programs in recipes/, on drawn faces and with tiny settings."""
+"""The programs in recipes/ and benchmarks/, with tiny settings."""
 
 import importlib
 import pathlib
@@ -12,13 +12,13 @@ import pytest
 import facevae_keras as fv
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-RECIPES = ROOT / "recipes"
 
 
 @pytest.fixture
 def program(monkeypatch):
     """Function of a program's name: its module."""
-    monkeypatch.syspath_prepend(RECIPES)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.syspath_prepend(ROOT / "recipes")
     yield importlib.import_module
     keras.config.set_dtype_policy("float32")
 
@@ -125,9 +125,8 @@ def test_the_card_of_a_vae_is_measured(program, people):
     assert curves["identity"].between(-1, 1).all()
 
 
-def test_reports_of_convolutions_are_summed_for_each_step(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    original_step = importlib.import_module("original_step")
+def test_reports_of_convolutions_are_summed_for_each_step(program):
+    original_step = program("original_step")
     report = "onednn_verbose,v1,primitive,exec,cpu,{},jit:avx2,{},,,shape,{}"
     lines = [
         report.format("convolution", "forward_training", 100),  # before
