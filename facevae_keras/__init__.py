@@ -32,6 +32,7 @@ from facevae_keras.callbacks import (
     check_parameters,
     warm_up_cosine,
 )
+from facevae_keras.critic import PatchCriticVAE
 from facevae_keras.data import find_images, read_attributes, split_images
 from facevae_keras.editor import FaceEditor
 from facevae_keras.edits import (
@@ -66,6 +67,6 @@ from facevae_keras.plotting import (
     split_grid,
 )
 from facevae_keras.synthetic import data_folder, write_synthetic_dataset
-from facevae_keras.vae import FaceVAE, load_vae
+from facevae_keras.vae import FaceVAE, FastEncoder, load_vae
 
 __version__ = "0.2.0"

@@ -39,15 +39,18 @@ class _TensorFlow:
         return wrapped
 
     @staticmethod
-    def losses_and_gradients(model, photos):
+    def several_gradients(model, photos, pairs):
         import tensorflow as tf
 
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=len(pairs) > 1) as tape:
             losses = model.compute_losses(photos, training=True)
             # The optimizer adds up the gradients of all devices.
             devices = tf.distribute.get_strategy().num_replicas_in_sync
-            total = losses[0] / devices
-        return losses, tape.gradient(total, model.trainable_variables)
+            shares = [loss / devices for loss in losses]
+        return losses, [
+            tape.gradient(shares[number], variables)
+            for number, variables in pairs
+        ]
 
     @staticmethod
     def standard_normal(shape, seed):
@@ -122,24 +125,36 @@ class _Jax:
         return wrapped
 
     @staticmethod
-    def losses_and_gradients(model, photos):
+    def several_gradients(model, photos, pairs):
         import jax
 
-        others = model.non_trainable_variables
-        variables = [*model.trainable_variables, *others]
-        values_of_others = [variable.value for variable in others]
+        variables = [*model.trainable_variables, *model.non_trainable_variables]
+        positions = {id(variable): n for n, variable in enumerate(variables)}
+        values = [variable.value for variable in variables]
 
-        def total_loss(trainable):
-            pairs = zip(variables, [*trainable, *values_of_others], strict=True)
-            with keras.StatelessScope(pairs) as scope:
+        def losses_of(number, places, changed_values):
+            state = list(values)
+            for place, value in zip(places, changed_values, strict=True):
+                state[place] = value
+            with keras.StatelessScope(
+                list(zip(variables, state, strict=True))
+            ) as scope:
                 losses = model.compute_losses(photos, training=True)
-            changed = [scope.get_current_value(variable) for variable in others]
-            return losses[0], (losses, changed)
+            after = [scope.get_current_value(x) for x in variables]
+            return losses[number], (losses, after)
 
-        gradients, (losses, changed) = jax.grad(total_loss, has_aux=True)(
-            [variable.value for variable in model.trainable_variables]
-        )
-        for variable, value in zip(others, changed, strict=True):
+        # Each pair goes through the networks anew; the compiler finds that
+        # they are the same and computes them once.
+        gradients = []
+        for number, own in pairs:
+            places = [positions[id(variable)] for variable in own]
+            differentiate = jax.grad(losses_of, argnums=2, has_aux=True)
+            gradient, (losses, after) = differentiate(
+                number, places, [values[place] for place in places]
+            )
+            gradients.append(gradient)
+        # Spectral normalization changes kernels, which are trainable.
+        for variable, value in zip(variables, after, strict=True):
             variable.assign(value)
         return losses, gradients
 
@@ -197,12 +212,19 @@ class _Torch:
         return wrapped
 
     @staticmethod
-    def losses_and_gradients(model, photos):
-        model.zero_grad()
+    def several_gradients(model, photos, pairs):
+        import torch
+
         losses = model.compute_losses(photos, training=True)
-        losses[0].backward()
-        variables = model.trainable_variables
-        gradients = [variable.value.grad for variable in variables]
+        gradients = [
+            torch.autograd.grad(
+                losses[number],
+                [variable.value for variable in variables],
+                retain_graph=True,
+                allow_unused=True,
+            )
+            for number, variables in pairs
+        ]
         return [loss.detach() for loss in losses], gradients
 
     @staticmethod
@@ -309,7 +331,26 @@ def losses_and_gradients(model, photos):
         the gradients of the first: one tensor for each of
         `model.trainable_variables`.
     """
-    return _own.losses_and_gradients(model, photos)
+    pairs = [(0, model.trainable_variables)]
+    losses, (gradients,) = several_gradients(model, photos, pairs)
+    return losses, gradients
+
+
+def several_gradients(model, photos, pairs):
+    """Computes the losses of a batch and differentiates some of them.
+
+    Args:
+        model: a model whose `compute_losses(photos, training)` returns a tuple
+            of scalars.
+        photos: (n, height, width, 3), RGB 0..255.
+        pairs: list of the number of a loss and the variables to differentiate
+            it by.
+
+    Returns:
+        All losses; and for each pair its gradients, one tensor for each
+        variable.
+    """
+    return _own.several_gradients(model, photos, pairs)
 
 
 def standard_normal(shape, seed):

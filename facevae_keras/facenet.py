@@ -17,6 +17,7 @@ from facevae_keras.layers import (
     RGB_MEAN,
     RGB_VARIANCE,
     PerImageStandardization,
+    fold_batch_norm,
 )
 from facevae_keras.weights import (
     conversion,
@@ -233,7 +234,7 @@ def feature_extractor(facenet, layers, precision="float32"):
             f"endpoints are {', '.join(available)}"
         )
     outputs = [facenet.get_layer(name).output for name in layers]
-    folded = _fold_batch_norm(keras.Model(facenet.input, outputs))
+    folded = fold_batch_norm(keras.Model(facenet.input, outputs))
     first = next(x for x in folded.layers if x.name.endswith("-linear"))
     for layer in folded.layers[folded.layers.index(first) + 1 :]:
         layer.dtype_policy = precision
@@ -242,49 +243,6 @@ def feature_extractor(facenet, layers, precision="float32"):
     )
     extractor.trainable = False
     return extractor
-
-
-def _fold_batch_norm(model):
-    """A copy of a model without its batch norms, for inference.
-
-    A batch norm `(y - mean) / deviation + beta` of a convolution `y = k * x` is
-    the convolution `(k / deviation) * x + (beta - mean / deviation)`.
-    """
-
-    batch_norms = {
-        layer.name: layer
-        for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-    }
-
-    def batch_norm_after(layer):
-        return batch_norms.get(layer.name.replace("-linear", "-BatchNorm"))
-
-    def clone(layer):
-        config = layer.get_config()
-        if layer.name not in batch_norms and batch_norm_after(layer):
-            config["use_bias"] = True
-        return type(layer).from_config(config)
-
-    def call(layer, *args, **kwargs):
-        if layer.name in batch_norms:
-            return args[0]
-        return layer(*args, **kwargs)
-
-    folded = keras.models.clone_model(
-        model, clone_function=clone, call_function=call
-    )
-    for layer in folded.layers:
-        original = model.get_layer(layer.name)
-        batch_norm = batch_norm_after(layer)
-        if batch_norm is None:
-            layer.set_weights(original.get_weights())
-            continue
-        (kernel,) = original.get_weights()
-        beta, mean, variance = batch_norm.get_weights()
-        deviation = np.sqrt(variance + batch_norm.epsilon)
-        layer.set_weights([kernel / deviation, beta - mean / deviation])
-    return folded
 
 
 class _ListModel(keras.Model):

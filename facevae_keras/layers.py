@@ -74,6 +74,58 @@ def _resizing_matrix(old, new):
     return (weights / weights.sum(axis=1, keepdims=True)).astype("float32")
 
 
+def fold_batch_norm(model):
+    """A copy of a model without its batch norms, for inference.
+
+    A batch norm `(y - mean) / deviation + beta` of a convolution `y = k * x` is
+    the convolution `(k / deviation) * x + (beta - mean / deviation)`.
+
+    Args:
+        model: functional model whose convolutions, `NAME` or `NAME-linear`,
+            have no bias where a batch norm `NAME-BatchNorm` follows.
+
+    Returns:
+        Functional model: the same values in fewer operations.
+    """
+    batch_norms = {
+        layer.name: layer
+        for layer in model.layers
+        if isinstance(layer, layers.BatchNormalization)
+    }
+
+    def batch_norm_after(layer):
+        if isinstance(layer, layers.Conv2D | layers.Dense):
+            scope = layer.name.removesuffix("-linear")
+            return batch_norms.get(f"{scope}-BatchNorm")
+        return None
+
+    def clone(layer):
+        config = layer.get_config()
+        if batch_norm_after(layer):
+            config["use_bias"] = True
+        return type(layer).from_config(config)
+
+    def call(layer, *args, **kwargs):
+        if layer.name in batch_norms:
+            return args[0]
+        return layer(*args, **kwargs)
+
+    folded = keras.models.clone_model(
+        model, clone_function=clone, call_function=call
+    )
+    for layer in folded.layers:
+        original = model.get_layer(layer.name)
+        batch_norm = batch_norm_after(layer)
+        if batch_norm is None:
+            layer.set_weights(original.get_weights())
+            continue
+        (kernel,) = original.get_weights()
+        beta, mean, variance = batch_norm.get_weights()
+        deviation = np.sqrt(variance + batch_norm.epsilon)
+        layer.set_weights([kernel / deviation, beta - mean / deviation])
+    return folded
+
+
 # Row i: which of a 3x3 kernel's three rows (or columns) add up to row i of the
 # 4x4 kernel that does the same to an image before its pixels are doubled.
 _KERNEL_OF_DOUBLED_PIXELS = np.array(
@@ -163,12 +215,24 @@ class HalfBandFilter(layers.Layer):
     """
 
     def call(self, images):
-        size = images.shape[1]
-        padded = ops.pad(images, [[0, 0], [2, 2], [2, 2], [0, 0]], "reflect")
-        rows = _half_band([padded[:, i : i + size] for i in range(5)])
-        return _half_band([rows[:, :, i : i + size] for i in range(5)])
+        # Two products with constant matrices: shifted copies, added up, took
+        # 7 to 60 times as long with their gradient (TensorFlow, two cores).
+        height, width, channels = images.shape[1:]
+        rows = ops.cast(_half_band_matrix(height), images.dtype)
+        columns = ops.cast(_half_band_matrix(width), images.dtype)
+        images = ops.reshape(images, (-1, height, width * channels))
+        images = ops.matmul(rows, images)
+        images = ops.reshape(images, (-1, height, width, channels))
+        return ops.matmul(columns, images)
 
 
-def _half_band(shifted):
-    far_left, left, middle, right, far_right = shifted
-    return (10 * middle + 4 * (left + right) - (far_left + far_right)) / 16
+@functools.cache
+def _half_band_matrix(size):
+    """Row i holds the weights of the old pixels in pixel i, (size, size)."""
+    matrix = np.zeros((size, size), "float32")
+    for shift, weight in zip(range(-2, 3), (-1, 4, 10, 4, -1), strict=True):
+        for i in range(size):
+            mirrored = abs(i + shift)
+            mirrored = min(mirrored, 2 * (size - 1) - mirrored)
+            matrix[i, mirrored] += weight / 16
+    return matrix

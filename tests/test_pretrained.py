@@ -19,7 +19,7 @@ RECIPES = ROOT / "recipes"
 def test_together_at_most_40_megabytes():
     files = [file for file in FOLDER.rglob("*") if file.is_file()]
     names = {file.name for file in files}
-    for name in ("drawn_faces", "celeba_dfc_vae", "celeba_dfc_vae_large"):
+    for name in ("drawn_faces", "celeba_dfc_vae", "celeba_dfc_vae_detailed"):
         assert {f"{name}.keras", f"{name}.h5"} <= names
     assert sum(file.stat().st_size for file in files) <= 40e6
 
@@ -164,7 +164,7 @@ def test_teaching_asks_facenet_about_the_photos_as_they_became(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, least", [("celeba_dfc_vae", 0.62), ("celeba_dfc_vae_large", 0.69)]
+    "name, least", [("celeba_dfc_vae", 0.62), ("celeba_dfc_vae_detailed", 0.69)]
 )
 def test_the_celeba_vaes_keep_people_they_have_not_seen(
     celeba, facenet_checkpoint, name, least

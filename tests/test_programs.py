@@ -141,3 +141,32 @@ def test_reports_of_convolutions_are_summed_for_each_step(program):
         "convolution forward_training": 3.75,
         "matmul undef": 0.5,
     }
+
+
+def test_detail_is_added_to_a_trained_vae(program, people):
+    add_detail = program("add_detail")
+    trained = fv.FaceVAE("dfc_vae_large", 8)
+    detailed = add_detail.detailed(trained)
+    photos, _ = fv.load_photos(fv.find_images(people)["path"][:4], 128, 0.8)
+    # It starts where the trained one is, up to the filter of its output.
+    smooth = fv.FaceVAE("dfc_vae_large", 8, smooth_output=True)
+    smooth.encoder.set_weights(trained.encoder.get_weights())
+    smooth.decoder.set_weights(trained.decoder.get_weights())
+    np.testing.assert_allclose(
+        detailed.reconstruct(photos), smooth.reconstruct(photos), atol=1e-3
+    )
+    # Only the branch is trained.
+    assert not detailed.encoder.trainable_variables
+    assert all(
+        "Detail" in variable.path
+        for variable in detailed.decoder.trainable_variables
+    )
+    assert len(detailed.decoder.trainable_variables) > 10
+
+    spectra, logs = add_detail.Spectra(photos), {}
+    spectra.set_model(detailed)
+    spectra.on_epoch_end(0, logs)
+    names = list(logs)
+    assert names[:3] == ["weave", "power_0.02", "power_0.05"]
+    assert len(names) == 1 + len(add_detail.RINGS)
+    assert np.isfinite(list(logs.values())).all()

@@ -17,11 +17,12 @@ SIZES = {
     "dfc_vae": (64, 2_312_817),
     "dfc_vae_resnet": (64, 7_078_041),
     "dfc_vae_large": (128, 5_230_795),
+    "dfc_vae_detailed": (128, 5_476_039),
 }
 
 
 @pytest.mark.parametrize("architecture", SIZES)
-def test_architectures_have_the_originals_size(architecture):
+def test_architectures_have_their_size(architecture):
     image_size, parameters = SIZES[architecture]
     vae = fv.FaceVAE(architecture)
     assert vae.image_size == image_size
@@ -35,6 +36,21 @@ def test_architectures_have_the_originals_size(architecture):
     )
     mean, log_variance = vae.encode(np.zeros((3, 160, 160, 3), "uint8"))
     assert mean.shape == log_variance.shape == (3, 100)
+
+
+def test_a_fast_encoder_finds_the_same_means(drawn):
+    paths = fv.find_images(drawn)["path"]
+    vae = fv.load_vae("celeba_dfc_vae")
+    wanted = fv.encode_images(vae, paths, crop=0.8)
+    exact = fv.encode_images(fv.FastEncoder(vae, "float32"), paths, crop=0.8)
+    np.testing.assert_allclose(exact, wanted, atol=1e-4)
+    rounded = fv.FastEncoder(vae, "mixed_bfloat16")
+    found = fv.encode_images(rounded, paths, crop=0.8)
+    difference = np.sqrt(np.square(found - wanted).mean(axis=None))
+    assert 1e-4 < difference / wanted.std(axis=None) < 0.01
+    # The VAE's own encoder is as it was.
+    again = fv.encode_images(vae, paths, crop=0.8)
+    np.testing.assert_array_equal(again, wanted)
 
 
 def test_resnet_layers_carry_the_originals_names():

@@ -1,0 +1,186 @@
+"""A patch critic: detail that no feature asks for.
+
+FaceNet's features and squared differences leave a decoder free to paint skin
+and hair smooth: where a strand could be here or there, its mean is the safest
+image. A critic is trained beside the decoder to score patches of photos above
+patches of reconstructions, and the decoder to raise its own score (Larsen et
+al. 2016, arXiv 1512.09300; patches and the balance of the gradients as in
+Esser et al. 2021, arXiv 2012.09841).
+"""
+
+import functools
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from facevae_keras.backends import several_gradients, step
+from facevae_keras.layers import RGB_MEAN, RGB_VARIANCE
+from facevae_keras.vae import FaceVAE
+
+# The score's gradient passes through what is finer than a Gaussian blur of this
+# deviation, in pixels: colors and shapes are left to the other losses.
+DETAIL_DEVIATION = 2.5
+_MEMORY = 0.98  # of the running means of the gradients' norms
+
+
+def patch_critic(image_size):
+    """A network that scores patches of 70x70 pixels.
+
+    Four 4x4 convolutions and a last one to a score; spectral normalization
+    (Miyato et al. 2018, arXiv 1802.05957) keeps its gradient from growing
+    without bound.
+
+    Args:
+        image_size: height and width of the images, in pixels.
+
+    Returns:
+        Functional model, RGB images 0..255 (n, image_size, image_size, 3) to
+        scores (n, image_size / 8, image_size / 8, 1).
+    """
+    images = keras.Input((image_size, image_size, 3), name="images")
+    x = layers.Normalization(
+        mean=RGB_MEAN, variance=RGB_VARIANCE, name="standardize"
+    )(images)
+    for number, (filters, strides) in enumerate(
+        [(32, 2), (64, 2), (96, 2), (96, 1)], start=1
+    ):
+        convolution = layers.Conv2D(filters, 4, strides, padding="same")
+        x = layers.SpectralNormalization(convolution, name=f"Critic_{number}")(
+            x
+        )
+        x = layers.LeakyReLU(0.2, name=f"Critic_{number}-activation")(x)
+    scores = layers.Conv2D(
+        1, 4, padding="same", dtype="float32", name="Critic_5"
+    )(x)
+    return keras.Model(images, scores, name="critic")
+
+
+class PatchCriticVAE(FaceVAE):
+    """A `FaceVAE` whose decoder also learns from a patch critic.
+
+    Args:
+        share: how strong the critic's gradient is, as a part of the other
+            losses' gradient, both at the kernel of the decoder's last
+            trainable convolution; running means of some 50 steps.
+        warm_up_steps: steps before the score counts. The critic is trained
+            from the first one.
+        **kwargs: as for `FaceVAE`.
+
+    `save` writes encoder and decoder alone, as a `FaceVAE`. Metrics
+    `score_loss` (the negative mean score of the reconstructions), `critic_loss`
+    (2 where all scores are 0) and `score_weight` join those of `FaceVAE`.
+
+    Example:
+
+    >>> vae = fv.PatchCriticVAE("dfc_vae_detailed", smooth_output=True)
+    >>> vae.compile(keras.optimizers.Adam(4e-4, beta_1=0.5), loss=loss)
+    >>> vae.fit(batches, steps_per_epoch=1600)
+    """
+
+    def __init__(self, *args, share=0.5, warm_up_steps=150, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.share = share
+        self.warm_up_steps = warm_up_steps
+        self.critic = patch_critic(self.image_size)
+        # Running means: of the other losses' gradient, and of the score's.
+        self.norms = keras.Variable(
+            np.zeros(2), dtype="float32", trainable=False, name="norms"
+        )
+        self._trackers += [
+            keras.metrics.Mean(name=name)
+            for name in ("score_loss", "critic_loss")
+        ]
+
+    def compute_losses(self, photos, training):
+        """The losses of `FaceVAE`, then the critic's.
+
+        Returns:
+            The three scalars of `FaceVAE.compute_losses`; the negative mean
+            score of the reconstructions, for the decoder; the hinge loss, for
+            the critic.
+        """
+        images, reconstructions, losses = self.reconstruct_drawn(
+            photos, training
+        )
+        detail = fine_detail(reconstructions)
+        # The reconstructions themselves, but a gradient through the detail.
+        judged = detail + ops.stop_gradient(reconstructions - detail)
+        scores = self.critic(
+            ops.concatenate([images, judged]), training=training
+        )
+        of_photos, of_reconstructions = ops.split(scores, 2)
+        critic_loss = ops.mean(ops.relu(1.0 - of_photos)) + ops.mean(
+            ops.relu(1.0 + of_reconstructions)
+        )
+        return *losses, -ops.mean(of_reconstructions), critic_loss
+
+    @step
+    def train_step(self, photos):
+        """One step of training: of encoder and decoder, and of the critic."""
+        encoder, decoder, critic = (
+            network.trainable_variables
+            for network in (self.encoder, self.decoder, self.critic)
+        )
+        losses, (gradients, of_score, of_critic) = several_gradients(
+            self,
+            photos,
+            [(0, [*encoder, *decoder]), (3, decoder), (4, critic)],
+        )
+        of_encoder = gradients[: len(encoder)]
+        of_decoder = gradients[len(encoder) :]
+        weight = self._score_weight(of_decoder, of_score)
+        of_decoder = [
+            own + weight * of
+            for own, of in zip(of_decoder, of_score, strict=True)
+        ]
+        self.optimizer.apply(
+            [*of_encoder, *of_decoder, *of_critic],
+            [*encoder, *decoder, *critic],
+        )
+        self.track_losses(losses, photos)
+        return {**self.loss_results(), "score_weight": weight}
+
+    def _score_weight(self, of_decoder, of_score):
+        """Makes the score's gradient at the last kernel `share` of the others'.
+
+        Args:
+            of_decoder, of_score: gradients of the other losses and of the
+                score, by the decoder's trainable variables.
+        """
+        variables = self.decoder.trainable_variables
+        last = max(n for n, x in enumerate(variables) if len(x.shape) == 4)
+        now = ops.stack(
+            [
+                ops.sqrt(ops.sum(ops.square(gradient[last])))
+                for gradient in (of_decoder, of_score)
+            ]
+        )
+        first = self.optimizer.iterations == 0
+        means = ops.where(
+            first, now, _MEMORY * self.norms + (1.0 - _MEMORY) * now
+        )
+        self.norms.assign(means)
+        counts = self.optimizer.iterations >= self.warm_up_steps
+        return ops.where(counts, self.share * means[0] / means[1], 0.0)
+
+
+def fine_detail(images):
+    """What is left of images when a Gaussian blur is subtracted.
+
+    Args:
+        images: (n, size, size, 3).
+
+    Returns:
+        Tensor of the same shape; 0 for an image of one color.
+    """
+    blur = _gaussian_matrix(images.shape[1])
+    return images - ops.einsum("yj,xi,njic->nyxc", blur, blur, images)
+
+
+@functools.cache
+def _gaussian_matrix(size):
+    """Row i holds the weights of all pixels in pixel i of a blurred line."""
+    distance = np.subtract.outer(np.arange(size), np.arange(size))
+    weights = np.exp(-0.5 * np.square(distance / DETAIL_DEVIATION))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype("float32")

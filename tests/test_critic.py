@@ -1,0 +1,153 @@
+"""The patch critic, and the decoder with a branch for fine detail."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import facevae_keras as fv
+from facevae_keras.backends import several_gradients
+from facevae_keras.critic import fine_detail, patch_critic
+
+
+@pytest.fixture
+def photos(drawn):
+    paths = fv.find_images(drawn)["path"].iloc[:16]
+    return fv.load_photos(paths, 64, crop=0.8)[0]
+
+
+@pytest.fixture
+def vae():
+    keras.utils.set_random_seed(1)
+    vae = fv.PatchCriticVAE(latent_dim=8, share=0.5, warm_up_steps=2)
+    vae.compile(keras.optimizers.Adam(1e-3, beta_1=0.5), loss=fv.PixelLoss())
+    return vae
+
+
+def test_detail_is_what_is_finer_than_the_blur():
+    gray = np.full((1, 64, 64, 3), 100.0, "float32")
+    np.testing.assert_allclose(fine_detail(gray), 0, atol=1e-3)
+    pattern = np.indices((64, 64)).sum(axis=0) % 2 * 2.0 - 1
+    pattern = np.tile(pattern[None, :, :, None], (1, 1, 1, 3))
+    found = np.array(fine_detail(ops.convert_to_tensor(pattern, "float32")))
+    np.testing.assert_allclose(
+        found[:, 8:-8, 8:-8], pattern[:, 8:-8, 8:-8], atol=1e-3
+    )
+
+
+def test_a_critic_scores_patches():
+    critic = patch_critic(128)
+    assert critic.output_shape == (None, 16, 16, 1)
+    assert critic.count_params() < 300_000
+
+
+def test_the_score_counts_after_the_warm_up(vae, photos):
+    weights = [
+        vae.train_on_batch(photos, return_dict=True)["score_weight"]
+        for _ in range(4)
+    ]
+    assert weights[:2] == [0, 0]
+    assert min(weights[2:]) > 0
+
+
+def test_the_scores_gradient_is_a_share_of_the_others(vae, photos):
+    # The first step's norms are not averaged with older ones.
+    networks = vae.decoder.trainable_variables
+    vae.warm_up_steps = 0
+    vae.optimizer.build(vae.trainable_variables)
+    photos = ops.cast(photos, "float32")
+    _, (of_others, of_score) = several_gradients(
+        vae, photos, [(0, networks), (3, networks)]
+    )
+    weight = vae._score_weight(of_others, of_score)
+    last = max(n for n, x in enumerate(networks) if len(x.shape) == 4)
+    norms = [
+        np.linalg.norm(ops.convert_to_numpy(gradients[last]))
+        for gradients in (of_others, of_score)
+    ]
+    np.testing.assert_allclose(weight * norms[1] / norms[0], 0.5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_critic_learns_to_tell_photos_from_reconstructions(vae, photos):
+    vae.warm_up_steps = 1000  # the score never counts
+    before = [np.array(x) for x in vae.critic.trainable_variables]
+    history = vae.fit(
+        fv.photo_batches(photos, 16), steps_per_epoch=20, epochs=2, verbose=0
+    ).history
+    assert history["critic_loss"][1] < min(1.5, history["critic_loss"][0])
+    assert any(
+        np.abs(old - new).max() > 0
+        for old, new in zip(before, vae.critic.trainable_variables, strict=True)
+    )
+    images = ops.cast(photos, "float32")
+    drawn = ops.convert_to_tensor(vae.reconstruct(photos))
+    assert np.mean(vae.critic(images)) > np.mean(vae.critic(drawn)) + 0.5
+
+
+def test_the_score_alone_adds_no_color(vae, photos):
+    """Its gradient sees what is fine; a change of brightness is not."""
+    reconstructions = ops.cast(photos, "float32")
+    detail = fine_detail(reconstructions)
+    changed = fine_detail(reconstructions + 10.0)
+    np.testing.assert_allclose(detail, changed, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_what_is_saved_has_no_critic(vae, photos, tmp_path):
+    vae.fit(fv.photo_batches(photos, 8), steps_per_epoch=2, verbose=0)
+    vae.save(tmp_path / "vae.keras")
+    saved = fv.load_vae(tmp_path / "vae.keras")
+    assert type(saved) is fv.FaceVAE
+    np.testing.assert_allclose(
+        saved.reconstruct(photos), vae.reconstruct(photos), atol=1e-3
+    )
+
+
+def test_evaluation_reports_the_critics_losses(vae, photos):
+    found = vae.evaluate(photos, verbose=0, return_dict=True)
+    assert {"loss", "score_loss", "critic_loss"} <= set(found)
+
+
+@pytest.mark.slow
+def test_a_training_with_a_critic_goes_on_where_it_was(photos, tmp_path):
+    def train(steps):
+        keras.utils.set_random_seed(3)
+        vae = fv.PatchCriticVAE(latent_dim=8, warm_up_steps=1)
+        vae.compile(keras.optimizers.Adam(1e-3), loss=fv.PixelLoss())
+        run = fv.TrainingRun(tmp_path / "run", {})
+        run.fit(vae, fv.photo_batches(photos, 8, seed=2), steps, 2)
+        return vae
+
+    stopped = train(2)
+    resumed = train(4)
+    assert int(resumed.optimizer.iterations) == 4
+    assert np.abs(np.array(resumed.norms)).min() > 0
+    # The critic went on, too: it is not the one of the first two steps.
+    old, new = (x.critic.get_weights()[0] for x in (stopped, resumed))
+    assert 0 < np.abs(old - new).max() < 0.1
+
+
+def test_the_branch_adds_nothing_at_first():
+    plain = fv.FaceVAE("dfc_vae_large", 8)
+    detailed = fv.FaceVAE("dfc_vae_detailed", 8)
+    for layer in plain.decoder.layers:
+        if layer.weights:
+            own = detailed.decoder.get_layer(layer.name)
+            own.set_weights(layer.get_weights())
+    z = np.random.default_rng(0).normal(size=(3, 8))
+    np.testing.assert_array_equal(detailed.decode(z), plain.decode(z))
+
+
+def test_every_pixel_has_its_own_place_in_the_branch():
+    vae = fv.FaceVAE("dfc_vae_detailed", 8)
+    z = np.random.default_rng(0).normal(size=(1, 8))
+    before = vae.decode(z)
+    last = vae.decoder.get_layer("Detail_6")
+    kernel, bias = last.get_weights()
+    bias[3:6] = 1  # the three colors of the upper right one of four pixels
+    last.set_weights([kernel, bias])
+    change = np.abs(vae.decode(z) - before).max(axis=(0, 3)) > 1
+    wanted = np.zeros((128, 128), bool)
+    wanted[0::2, 1::2] = True
+    np.testing.assert_array_equal(change, wanted)
