@@ -41,6 +41,7 @@ def test_a_critic_scores_patches():
     assert critic.count_params() < 300_000
 
 
+@pytest.mark.slow
 def test_the_score_counts_after_the_warm_up(vae, photos):
     weights = [
         vae.train_on_batch(photos, return_dict=True)["score_weight"]
