@@ -56,8 +56,7 @@ def main():
     images = fv.find_images(arguments.data)["path"]
     paths = list(images.iloc[: arguments.photos])
     vaes = {name: fv.FaceVAE(name) for name in ("dfc_vae", "dfc_vae_large")}
-    fast = {f"{name}, fast": fv.FastEncoder(vae) for name, vae in vaes.items()}
-    vaes |= fast
+    vaes |= {f"{name}, fast": fv.FastEncoder(vae) for name, vae in vaes.items()}
     times = {}
     for _ in range(arguments.rounds):
         for name, vae in vaes.items():

@@ -126,6 +126,10 @@ def _plain_encoder(image_size, latent_dim, filters):
     return _encoder(image_size, latent_dim, body)
 
 
+def _large_encoder(latent_dim):
+    return _plain_encoder(128, latent_dim, (32, 64, 128, 256, 512))
+
+
 def _plain_decoder(latent_dim, filters):
     def body(x):  # doubles the image before every convolution, from 4x4
         for number, count in enumerate(filters, start=1):
@@ -263,16 +267,12 @@ ARCHITECTURES = {
     ),
     "dfc_vae_large": Architecture(
         128,
-        lambda latent_dim: _plain_encoder(
-            128, latent_dim, (32, 64, 128, 256, 512)
-        ),
+        _large_encoder,
         lambda latent_dim: _plain_decoder(latent_dim, (128, 64, 32, 3, 3)),
     ),
     "dfc_vae_detailed": Architecture(
         128,
-        lambda latent_dim: _plain_encoder(
-            128, latent_dim, (32, 64, 128, 256, 512)
-        ),
+        _large_encoder,
         lambda latent_dim: _detailed_decoder(latent_dim, (128, 64, 32, 3, 3)),
     ),
 }

@@ -15,7 +15,7 @@ import numpy as np
 from keras import layers, ops
 
 from facevae_keras.backends import several_gradients, step
-from facevae_keras.layers import RGB_MEAN, RGB_VARIANCE
+from facevae_keras.layers import RGB_MEAN, RGB_VARIANCE, filter_both_axes
 from facevae_keras.vae import FaceVAE
 
 # The score's gradient passes through what is finer than a Gaussian blur of this
@@ -175,7 +175,7 @@ def fine_detail(images):
         Tensor of the same shape; 0 for an image of one color.
     """
     blur = _gaussian_matrix(images.shape[1])
-    return images - ops.einsum("yj,xi,njic->nyxc", blur, blur, images)
+    return images - filter_both_axes(images, blur)
 
 
 @functools.cache

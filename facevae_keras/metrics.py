@@ -124,11 +124,9 @@ def reconstruction_figures(vae, facenet, photos, identities=None, seed=666):
             for name, of_pictures in features.items()
         },
         "active_dimensions": (active_dimensions(means).sum(), np.nan),
-        "weave": (weave(found["photos"], found["pictures"]), np.nan),
     }
-    ratio = radial_power(found["pictures"]) / radial_power(found["photos"])
-    for frequency, value in ratio.iloc[_REPORTED_RINGS].items():
-        rows[f"power_{frequency:.2f}"] = (value, np.nan)
+    spectrum = spectral_figures(found["photos"], found["pictures"])
+    rows |= {name: (value, np.nan) for name, value in spectrum.items()}
     return pd.DataFrame(
         rows.values(),
         index=pd.Index(rows, name="figure"),
@@ -385,6 +383,25 @@ def embed(facenet, features):
     linear = facenet.get_layer("Bottleneck-linear")
     batch_norm = facenet.get_layer("Bottleneck-BatchNorm")
     return ops.convert_to_numpy(batch_norm(linear(features), training=False))
+
+
+def spectral_figures(photos, reconstructions):
+    """How the spectrum of reconstructions differs from that of photos.
+
+    Args:
+        photos: (n, size, size, 3), RGB 0..255.
+        reconstructions: likewise, of the same size.
+
+    Returns:
+        Dictionary: `weave`, and `power_0.02` to `power_0.48`, the ratio of
+        their `radial_power` at some frequencies.
+    """
+    ratio = radial_power(reconstructions) / radial_power(photos)
+    power = ratio.iloc[_REPORTED_RINGS].items()
+    return {
+        "weave": weave(photos, reconstructions),
+        **{f"power_{frequency:.2f}": value for frequency, value in power},
+    }
 
 
 def radial_power(images):

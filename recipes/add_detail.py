@@ -18,25 +18,14 @@ import sys
 import keras
 import numpy as np
 import pandas as pd
-from common import CROP, SEED, split
+from common import CROP, LAYERS, SEED, split
 
 import facevae_keras as fv
+from facevae_keras.metrics import spectral_figures
 
-LAYERS = {  # and their weights, after `PerceptualLoss.equalize`
-    "pixels": 4,
-    "Conv2d_1a_3x3": 1,
-    "Conv2d_2b_3x3": 1,
-    "Conv2d_4a_3x3": 1,
-    "Conv2d_4b_3x3": 1,
-    "Mixed_6a": 1,
-    "Mixed_6b": 1,
-    "Mixed_8a": 4,
-    "PreLogitsFlatten": 20,
-}
 # (BETA is that of the other recipes. The encoder is not trained, so it changes
 # the losses that are printed and nothing else.)
 BETA, STEPS, BATCH_SIZE, LEARNING_RATE, SHARE = 1500.0, 2400, 32, 4e-4, 0.5
-RINGS = [1, 3, 5, 7, 10, 14, 18, 22, 26, 30]  # of `fv.radial_power`
 
 
 class Spectra(keras.callbacks.Callback):
@@ -50,14 +39,10 @@ class Spectra(keras.callbacks.Callback):
     def __init__(self, photos):
         super().__init__()
         self.photos = photos
-        self.power = fv.radial_power(photos)
 
     def on_epoch_end(self, epoch, logs=None):
         drawn = np.clip(self.model.reconstruct(self.photos), 0, 255)
-        ratio = fv.radial_power(drawn) / self.power
-        logs["weave"] = fv.weave(self.photos, drawn)
-        for ring in RINGS:
-            logs[f"power_{ratio.index[ring]:.2f}"] = ratio.iloc[ring]
+        logs.update(spectral_figures(self.photos, drawn))
 
 
 def detailed(trained):

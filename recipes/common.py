@@ -9,6 +9,17 @@ import facevae_keras as fv
 
 CROP, HELD_OUT, SEED = 0.8, 0.15, 666  # of all VAEs and the stem that ship
 SAMPLES = 8
+LAYERS = {  # of the loss, and their weights after `PerceptualLoss.equalize`
+    "pixels": 4,
+    "Conv2d_1a_3x3": 1,
+    "Conv2d_2b_3x3": 1,
+    "Conv2d_4a_3x3": 1,
+    "Conv2d_4b_3x3": 1,
+    "Mixed_6a": 1,
+    "Mixed_6b": 1,
+    "Mixed_8a": 4,
+    "PreLogitsFlatten": 20,
+}
 
 
 def split(celeba):

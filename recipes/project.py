@@ -13,15 +13,14 @@ import sys
 import keras
 import numpy as np
 import pandas as pd
+from common import LAYERS
 
 import facevae_keras as fv
 
 PEOPLE = 60
 AMOUNT = 1.2  # of the smile, as in notebook 03
-STEM = ["pixels", "Conv2d_1a_3x3", "Conv2d_2b_3x3", "Conv2d_4a_3x3"]
-STEM += ["Conv2d_4b_3x3"]
-DEEP = ["Mixed_6a", "Mixed_6b", "Mixed_8a", "PreLogitsFlatten"]
-WEIGHTS = [4, 1, 1, 1, 1, 1, 1, 4, 20]
+ALL = list(LAYERS)
+STEM = ALL[: ALL.index("Mixed_6a")]
 
 
 def main():
@@ -52,13 +51,13 @@ def main():
         found = {"encoder": encoded}
         for network, layers, size in (
             ("built-in", STEM, vae.image_size),
-            (facenet, STEM + DEEP, 127),
+            (facenet, ALL, 127),
         ):
             loss = fv.PerceptualLoss(
                 fv.load_facenet(network),
                 layers,
                 image_size=size,
-                weights=WEIGHTS[: len(layers)],
+                weights=[LAYERS[layer] for layer in layers],
             )
             loss.equalize(drawn)
             key = "built-in" if network == "built-in" else "FaceNet"
