@@ -90,7 +90,7 @@ def main():
     print("\n| | a second |\n| --- | --- |")
     for (name, key), found in times.items():
         print(f"| {name}, {key} | {statistics.median(found):.4g} |")
-    for name in ("celeba_dfc_vae", "celeba_dfc_vae_detailed"):
+    for name in ("celeba_dfc_vae", "celeba_residual_vae"):
         vae = fv.load_vae(name)
         photos, _ = fv.load_photos(paths[:512], vae.image_size, 0.8)
         means, _ = vae.encode(photos)

@@ -2,10 +2,11 @@
 
 Three are the networks of the facenet wiki's VAE programs, after "Deep Feature
 Consistent Variational Autoencoder" (Hou et al. 2016, arXiv 1610.00291); the
-fourth, `dfc_vae_detailed`, is our own. An encoder maps images (n, size, size,
+fourth, `residual_vae`, is our own. An encoder maps images (n, size, size,
 3), RGB 0..255, to the mean and the log variance of the latent variables, each
 (n, latent_dim); a decoder maps latent variables back to images of the same size
-and range. Layers carry the names of the original variables (see `checkpoints`).
+and range. Layers of the three carry the names of the original variables (see
+`checkpoints`).
 """
 
 import dataclasses
@@ -18,7 +19,6 @@ from keras import layers
 from facevae_keras.layers import (
     RGB_MEAN,
     RGB_VARIANCE,
-    HalfBandFilter,
     UpsamplingConv2D,
 )
 
@@ -126,10 +126,6 @@ def _plain_encoder(image_size, latent_dim, filters):
     return _encoder(image_size, latent_dim, body)
 
 
-def _large_encoder(latent_dim):
-    return _plain_encoder(128, latent_dim, (32, 64, 128, 256, 512))
-
-
 def _plain_decoder(latent_dim, filters):
     def body(x):  # doubles the image before every convolution, from 4x4
         for number, count in enumerate(filters, start=1):
@@ -160,48 +156,40 @@ def _resnet_decoder(latent_dim, filters):
     return _decoder(latent_dim, body)
 
 
-def _detailed_decoder(latent_dim, filters):
-    """The plain decoder, and a branch that paints what is finer.
+def _residual_encoder(latent_dim):
+    def body(x):  # halves the image five times, down to 4x4
+        for number, filters in enumerate((48, 96, 192, 256, 256), start=1):
+            x = _rms_conv(x, filters, f"Conv2d_{number}a", 4, strides=2)
+            if number < 5:
+                x = _rms_residual(x, f"Conv2d_{number}b")
+        return x
 
-    The branch starts from the features of 16x16 and 32x32 pixels and adds its
-    image to the plain decoder's. It has no batch norm, but RMS norm, which is
-    the same in training and in use. Its image has 64x64 pixels of 12 channels,
-    each of which becomes 2x2 pixels (sub-pixel convolution, Shi et al. 2016,
-    arXiv 1609.05158). `FaceVAE`'s `smooth_output` filters the grid away that
-    these may leave.
+    return _encoder(128, latent_dim, body)
+
+
+def _residual_decoder(latent_dim):
+    """Doubles the image by linear interpolation, from 4x4 on.
+
+    Where pixels are doubled instead, convolutions leave a grid. RMS norm is
+    the same in training and in use, unlike batch norm.
     """
-    plain = _plain_decoder(latent_dim, filters)
-    coarse, fine = (
-        plain.get_layer(f"Conv2d_{number}-activation").output
-        for number in (2, 3)
-    )
-    double = layers.UpSampling2D(interpolation="bilinear", name="Detail_0")
-    x = layers.Concatenate(name="Detail_0-concat")([double(coarse), fine])
-    x = _rms_conv(x, 64, "Detail_1")
-    x = _rms_residual(x, "Detail_2")
-    x = UpsamplingConv2D(
-        48, kernel_initializer=_variance_scaling(), name="Detail_3"
-    )(x)
-    # Doubled pixels leave a grid of 2 pixels here, of 4 in the image.
-    x = HalfBandFilter(name="Detail_3-smooth")(x)
-    x = _rms_activation(x, "Detail_3")
-    x = _rms_residual(x, "Detail_4")
-    x = _rms_residual(x, "Detail_5")
-    # Zeros at first: the branch starts from the plain decoder's image.
-    x = layers.Conv2D(
-        12, 3, padding="same", kernel_initializer="zeros", name="Detail_6"
-    )(x)
-    size = x.shape[1]
-    x = layers.Reshape((size, size, 2, 2, 3), name="Detail_6-split")(x)
-    x = layers.Permute((1, 3, 2, 4, 5), name="Detail_6-order")(x)
-    x = layers.Reshape(
-        (2 * size, 2 * size, 3), name="Detail_6-pixels", dtype="float32"
-    )(x)
-    x = layers.Rescaling(
-        np.sqrt(RGB_VARIANCE).tolist(), name="Detail_6-to_rgb", dtype="float32"
-    )(x)
-    images = layers.Add(name="add_detail", dtype="float32")([plain.output, x])
-    return keras.Model(plain.input, images, name="decoder")
+
+    def body(x):
+        for number, filters in enumerate((256, 192, 128, 64, 24), start=1):
+            x = layers.UpSampling2D(
+                interpolation="bilinear", name=f"Conv2d_{number}-double"
+            )(x)
+            x = _rms_conv(x, filters, f"Conv2d_{number}a")
+            x = _rms_residual(x, f"Conv2d_{number}b")
+        return layers.Conv2D(
+            3,
+            3,
+            padding="same",
+            kernel_initializer=_variance_scaling(),
+            name="Conv2d_6",
+        )(x)
+
+    return _decoder(latent_dim, body)
 
 
 def _variance_scaling():
@@ -213,11 +201,12 @@ def _rms_activation(x, scope):
     return layers.LeakyReLU(0.1, name=f"{scope}-activation")(x)
 
 
-def _rms_conv(x, filters, scope):
-    """3x3 convolution, RMS norm, leaky ReLU."""
+def _rms_conv(x, filters, scope, kernel_size=3, strides=1):
+    """Convolution without bias, RMS norm, leaky ReLU."""
     x = layers.Conv2D(
         filters,
-        3,
+        kernel_size,
+        strides=strides,
         padding="same",
         use_bias=False,
         kernel_initializer=_variance_scaling(),
@@ -267,14 +256,12 @@ ARCHITECTURES = {
     ),
     "dfc_vae_large": Architecture(
         128,
-        _large_encoder,
+        lambda latent_dim: _plain_encoder(
+            128, latent_dim, (32, 64, 128, 256, 512)
+        ),
         lambda latent_dim: _plain_decoder(latent_dim, (128, 64, 32, 3, 3)),
     ),
-    "dfc_vae_detailed": Architecture(
-        128,
-        _large_encoder,
-        lambda latent_dim: _detailed_decoder(latent_dim, (128, 64, 32, 3, 3)),
-    ),
+    "residual_vae": Architecture(128, _residual_encoder, _residual_decoder),
 }
 
 

@@ -13,8 +13,10 @@ import filelock
 import keras
 import numpy as np
 import pandas as pd
+from keras import ops
 from PIL import Image, ImageOps
 
+from facevae_keras.augment import blend_photos, check_room, warp_photos
 from facevae_keras.layers import warn_of_range
 
 # Bytes: all of CelebA at 64x64 pixels fits, at 160x160 it doesn't.
@@ -476,30 +478,28 @@ def photo_batches(
     >>> vae.fit(batches, epochs=10, steps_per_epoch=100)
     """
     warn_of_range(photos)
-    if warped_size is not None and warped_size > photos.shape[1]:
-        raise ValueError(
-            f"photos of {photos.shape[1]} pixels have no room for warped ones "
-            f"of {warped_size}"
-        )
+    if warped_size is not None:
+        check_room(photos, warped_size)
     draw = _drawn_indices(len(photos), batch_size, flip, seed)
 
     jitter = _color_jitter_layers(seed) if color_jitter else []
 
     def batch(step):
         drawn = _take(photos, draw(step))
-        random = np.random.default_rng([seed, step])
+        # What is drawn depends on the step alone: a resumed training goes on
+        # with the same photos.
+        random = keras.random.SeedGenerator(seed)
+        random.state.assign([seed, 8 * step % 2**32])
         if warped_size is not None:
-            drawn = _warp_all(drawn, warped_size, random)
+            drawn = warp_photos(drawn, warped_size, random)
         if blend:
-            drawn = _blend_half(drawn, random)
+            drawn = blend_photos(drawn, random)
         if jitter:
-            drawn = drawn.astype("float32")
+            drawn = ops.cast(drawn, "float32")
         for layer in jitter:
-            # What it draws depends on the step alone: a resumed training goes
-            # on with the same colors.
-            layer.generator.state.assign([layer.seed, 8 * step])
+            layer.generator.state.assign([layer.seed, 8 * step % 2**32])
             drawn = layer(drawn, training=True)
-        return _to_uint8(drawn) if jitter else drawn
+        return drawn if isinstance(drawn, np.ndarray) else _to_uint8(drawn)
 
     return Batches(batch)
 
@@ -509,70 +509,6 @@ def _take(photos, indices):
     mirrored = indices >= len(photos)
     batch[mirrored] = batch[mirrored, :, ::-1]
     return batch
-
-
-def _warp_all(photos, size, random):
-    return np.stack([_warp(photo, size, random) for photo in photos])
-
-
-def _warp(photo, size, random, cells=4):
-    """Bends a photo: as rubber, pulled at the knots of a net of `cells`."""
-    old = photo.shape[0]
-    knots = np.linspace(0, size, cells + 1).round().astype(int)
-    net = np.stack(np.meshgrid(knots, knots), axis=-1) - size / 2  # (y, x, 2)
-    # Deviations: 3 % wider or longer, 3 % slanted, and, in parts of the size,
-    # 1 % aside, 1.5 % by each knot for itself.
-    net = net @ (np.eye(2) + 0.03 * random.standard_normal((2, 2)))
-    net += size * 0.01 * random.standard_normal(2)
-    net += size * 0.015 * random.standard_normal(net.shape)
-    net = np.clip(net + old / 2, 0, old)
-    mesh = [
-        (
-            (knots[x], knots[y], knots[x + 1], knots[y + 1]),
-            (*net[y, x], *net[y + 1, x], *net[y + 1, x + 1], *net[y, x + 1]),
-        )
-        for y in range(cells)
-        for x in range(cells)
-    ]
-    return Image.fromarray(photo).transform(
-        (size, size), Image.Transform.MESH, mesh, Image.Resampling.BILINEAR
-    )
-
-
-def _blend_half(photos, random):
-    """Every second photo gets parts of the one after it."""
-    blended = photos.copy()
-    for i in range(0, len(photos) - 1, 2):
-        blended[i] = blend_faces(photos[i], photos[i + 1], random)
-    return blended
-
-
-def blend_faces(face, other, random):
-    """Gives a face soft-edged spots of another one, in its own colours.
-
-    Args:
-        face, other: photos (size, size, 3), uint8, whose eyes and mouths are
-            at the same places, as in CelebA's aligned photos.
-        random: a NumPy generator, which draws the spots.
-
-    Returns:
-        uint8 array (size, size, 3).
-    """
-    size = len(face)
-    middle = slice(size // 4, size - size // 4)
-    mean, other_mean = (x[middle, middle].mean((0, 1)) for x in (face, other))
-    spread, other_spread = (
-        x[middle, middle].std((0, 1)) + 1 for x in (face, other)
-    )
-    recolored = (other - other_mean) / other_spread * spread + mean
-    cells = random.integers(2, 6)  # from halves of a face to an eye
-    spots = Image.fromarray(
-        random.standard_normal((cells, cells)).astype("float32")
-    ).resize((size, size), Image.Resampling.BICUBIC)
-    height = np.asarray(spots)[..., None] + random.normal(scale=0.5)
-    share = 1 / (1 + np.exp(-6 * height))
-    mixed = share * face + (1 - share) * recolored
-    return np.clip(mixed, 0, 255).astype("uint8")
 
 
 def image_dataset(

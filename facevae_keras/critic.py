@@ -73,7 +73,7 @@ class PatchCriticVAE(FaceVAE):
 
     Example:
 
-    >>> vae = fv.PatchCriticVAE("dfc_vae_detailed", smooth_output=True)
+    >>> vae = fv.PatchCriticVAE("residual_vae")
     >>> vae.compile(keras.optimizers.Adam(4e-4, beta_1=0.5), loss=loss)
     >>> vae.fit(batches, steps_per_epoch=1600)
     """

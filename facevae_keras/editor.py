@@ -35,7 +35,7 @@ except ImportError:  # only the extra [notebooks] has it
     widgets = None
 
 CROP = 0.8  # the part of an aligned photo that the course's VAEs see
-SHIPPED = "celeba_dfc_vae", "celeba_dfc_vae_detailed"
+SHIPPED = "celeba_dfc_vae", "celeba_residual_vae"
 # Those that have a slider from the start.
 FIRST_ATTRIBUTES = (
     "Smiling",

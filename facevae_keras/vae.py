@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from facevae_keras.architectures import get_architecture
+from facevae_keras.augment import blend_photos, check_room, warp_photos
 from facevae_keras.backends import (
     default_jit_compile,
     fastest_precision,
@@ -45,7 +46,7 @@ class FaceVAE(keras.Model):
 
     Args:
         architecture: `"dfc_vae"`, `"dfc_vae_resnet"` (both 64x64) or
-            `"dfc_vae_large"` and `"dfc_vae_detailed"` (both 128x128).
+            `"dfc_vae_large"` and `"residual_vae"` (both 128x128).
         latent_dim: number of latent variables.
         alpha: weight of the KL divergence, in the loss per image.
         beta: weight of the reconstruction loss, in the loss per image. The
@@ -257,7 +258,7 @@ class FaceVAE(keras.Model):
         """The means of this epoch so far, by name."""
         return {tracker.name: tracker.result() for tracker in self._trackers}
 
-    def keep_on_device(self, photos):
+    def keep_on_device(self, photos, warped_size=None, blend=False):
         """Stores a data set on the device that computes, for `fit`.
 
         Then `fit` takes the indices that `fv.index_batches` draws instead of
@@ -267,6 +268,11 @@ class FaceVAE(keras.Model):
             photos: uint8 array (n, height, width, 3), such as `fv.load_photos`
                 returns. It has to fit into the device's memory: 15,000 photos
                 of 160x160 pixels take 1.2 GB.
+            warped_size, blend: as for `fv.photo_batches`, but computed on the
+                device.
+
+        Raises:
+            ValueError: photos too small to be warped to that size.
 
         Example:
 
@@ -274,12 +280,18 @@ class FaceVAE(keras.Model):
         >>> indices = fv.index_batches(len(photos), 128, steps_per_launch=50)
         >>> vae.fit(indices, epochs=10, steps_per_epoch=20)  # 10,000 steps
         """
+        warn_of_range(photos)
+        if warped_size is not None:
+            check_room(photos, warped_size)
         # A variable, since JAX would write a plain array into its program.
         if self.resident_photos is not None:
             del self.resident_photos
         self.resident_photos = keras.Variable(
             photos, dtype="uint8", trainable=False, name="photos"
         )
+        self._warped_size, self._blend = warped_size, blend
+        # A step that was compiled for other photos is of no use.
+        self.train_function = self.test_function = None
 
     def save_own_variables(self, store):
         # Photos are not weights; encoder and decoder save their own.
@@ -289,11 +301,16 @@ class FaceVAE(keras.Model):
         pass
 
     def photos_on_device(self, indices):
-        """The photos of some indices, which are as in `fv.index_batches`."""
+        """Photos by index, as in `fv.index_batches`; warped and blended."""
         count = self.resident_photos.shape[0]
         photos = ops.take(self.resident_photos, indices % count, axis=0)
         mirrored = ops.reshape(indices >= count, (-1, 1, 1, 1))
-        return ops.where(mirrored, ops.flip(photos, axis=2), photos)
+        photos = ops.where(mirrored, ops.flip(photos, axis=2), photos)
+        if self._warped_size is not None:
+            photos = warp_photos(photos, self._warped_size, self.seed_generator)
+        if self._blend:
+            photos = blend_photos(photos, self.seed_generator)
+        return photos
 
     def encode(self, images):
         """The posterior of the latent variables, in inference mode.

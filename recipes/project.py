@@ -31,7 +31,7 @@ def main():
         pathlib.Path(celeba) / "list_attr_celeba.txt"
     ).loc[images.index, "Smiling"]
     rows = []
-    for name in ("celeba_dfc_vae", "celeba_dfc_vae_detailed"):
+    for name in ("celeba_dfc_vae", "celeba_residual_vae"):
         vae = fv.load_vae(name)
         latents, labels, vectors = fv.load_attributes(name)
         unseen = images[~images["identity"].isin(set(labels["identity"]))]

@@ -1,4 +1,4 @@
-"""Makes what ships of what notebooks 01 and 02 left in a run's folder.
+"""Makes what ships of what notebooks 01 and 02, or celeba_128.py, left.
 
     python recipes/ship.py run/dfc_vae celeba_dfc_vae CELEBA
 
@@ -61,15 +61,19 @@ def write_checksums():
     pretrained_file("SHA256SUMS").write_text("".join(lines))
 
 
-if __name__ == "__main__":
-    run_dir, name = pathlib.Path(sys.argv[1]), sys.argv[2]
+def ship(run_dir, name, celeba=None):
+    """Writes what ships of a run, as the top of this file says."""
     write_compressed(
         fv.load_vae(run_dir / "vae.keras"), pretrained_file(f"{name}.keras")
     )
-    images = fv.find_images(sys.argv[3]) if len(sys.argv) > 3 else None
+    images = fv.find_images(celeba) if celeba else None
     ship_attributes(
         run_dir / "attribute_vectors.h5", pretrained_file(f"{name}.h5"), images
     )
     write_checksums()
     for file in map(pretrained_file, (f"{name}.keras", f"{name}.h5")):
         print(f"{file.name}: {file.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    ship(pathlib.Path(sys.argv[1]), *sys.argv[2:])

@@ -340,7 +340,7 @@ def test_a_name_that_does_not_ship_lists_those_that_do(
     load, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    names = "celeba_dfc_vae, celeba_dfc_vae_detailed, drawn_faces"
+    names = "celeba_dfc_vae, celeba_residual_vae, drawn_faces"
     message = f"celeba_vae: .*{names}"
     with pytest.raises(FileNotFoundError, match=message):
         load("celeba_vae")

@@ -87,7 +87,7 @@ def lab(tmp_path_factory, browser):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "model, goal", [("celeba_dfc_vae", 60), ("celeba_dfc_vae_detailed", 120)]
+    "model, goal", [("celeba_dfc_vae", 60), ("celeba_residual_vae", 120)]
 )
 def test_the_face_follows_a_slider(browser, lab, model, goal):
     """The notebook runs in the browser; the goals are for two idle cores."""

@@ -4,6 +4,7 @@ import shutil
 import time
 import warnings
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -443,10 +444,39 @@ def test_a_blend_is_the_other_face_in_spots_and_the_colours_of_the_first():
     texture = random.integers(-40, 40, (64, 64, 3))
     face = np.uint8([200, 120, 60] + texture)
     other = np.uint8([90, 120, 160] + texture[::-1, ::-1])
-    shares = []
-    for _ in range(20):
-        mixed = fv.batches.blend_faces(face, other, random)
-        # In both the texture is around the first one's colour.
-        assert np.abs(mixed.mean((0, 1)) - [200, 120, 60]).max() < 6
-        shares.append((np.abs(mixed.astype(int) - face) <= 2).mean())
-    assert min(shares) < 0.4 and max(shares) > 0.6
+    photos = np.stack([face, other] * 20)
+    seed = keras.random.SeedGenerator(1)
+    blended = np.array(fv.augment.blend_photos(photos, seed))
+    np.testing.assert_array_equal(blended[1::2], photos[1::2])
+    odd = np.array(fv.augment.blend_photos(photos[:5], seed))
+    np.testing.assert_array_equal(odd[1::2], photos[1:5:2])
+    # In both the texture is around the first one's colour.
+    means = blended[::2].mean((1, 2))
+    assert np.abs(means - [200, 120, 60]).max() < 6
+    shares = (np.abs(blended[::2] - face) <= 2).mean((1, 2, 3))
+    assert shares.min() < 0.4 and shares.max() > 0.6
+
+
+def test_a_warp_without_deviations_is_the_middle(monkeypatch, faces):
+    monkeypatch.setattr(
+        keras.random, "normal", lambda shape, **_: np.zeros(shape, "float32")
+    )
+    warped = np.array(fv.augment.warp_photos(faces[:3], 56, None))
+    np.testing.assert_allclose(warped, faces[:3, 4:60, 4:60], atol=1e-2)
+
+
+def test_the_device_warps_and_blends(faces):
+    vae = fv.FaceVAE(latent_dim=4)
+    vae.keep_on_device(faces[:8], warped_size=56, blend=True)
+    indices = np.arange(8)
+    first, second = (np.array(vae.photos_on_device(indices)) for _ in range(2))
+    assert first.shape == (8, 56, 56, 3)
+    assert np.abs(first - second).mean() > 1
+    centres = faces[:8, 4:60, 4:60].astype("float32")
+    another = np.abs(np.roll(centres, 1, axis=0) - centres).mean()
+    difference = np.abs(first[1::2] - centres[1::2]).mean()
+    assert 1 < difference < 0.5 * another
+    with pytest.raises(ValueError, match="64 pixels have no room .* of 65"):
+        vae.keep_on_device(faces, warped_size=65)
+    with pytest.raises(ValueError, match="expected square photos"):
+        vae.keep_on_device(faces[:, :60], warped_size=56)

@@ -260,7 +260,7 @@ def test_what_is_missing_is_named(shipped, monkeypatch):
 
 def test_another_vae_takes_over_face_and_amounts(editor):
     editor.sliders["Eyeglasses"].value = 1.0
-    editor._vaes.value = "celeba_dfc_vae_detailed"
+    editor._vaes.value = "celeba_residual_vae"
     assert editor.image.shape == (128, 128, 3)
     assert editor.sliders["Eyeglasses"].value == 1.0
     small = Image.fromarray(editor.image).resize((64, 64))

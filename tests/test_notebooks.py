@@ -109,7 +109,7 @@ def test_the_course_on_photos_with_the_real_facenet(
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize(
-    "model", ["celeba_dfc_vae", "celeba_dfc_vae_detailed", "drawn_faces"]
+    "model", ["celeba_dfc_vae", "celeba_residual_vae", "drawn_faces"]
 )
 def test_the_smile_starts_on_its_own_from_what_ships(tmp_path, model):
     text = run(

@@ -143,30 +143,67 @@ def test_reports_of_convolutions_are_summed_for_each_step(program):
     }
 
 
-def test_detail_is_added_to_a_trained_vae(program, people):
-    add_detail = program("add_detail")
-    trained = fv.FaceVAE("dfc_vae_large", 8)
-    detailed = add_detail.detailed(trained)
-    photos, _ = fv.load_photos(fv.find_images(people)["path"][:4], 128, 0.8)
-    # It starts where the trained one is, up to the filter of its output.
-    smooth = fv.FaceVAE("dfc_vae_large", 8, smooth_output=True)
-    smooth.encoder.set_weights(trained.encoder.get_weights())
-    smooth.decoder.set_weights(trained.decoder.get_weights())
-    np.testing.assert_allclose(
-        detailed.reconstruct(photos), smooth.reconstruct(photos), atol=1e-3
-    )
-    # Only the branch is trained.
-    assert not detailed.encoder.trainable_variables
-    assert all(
-        "Detail" in variable.path
-        for variable in detailed.decoder.trainable_variables
-    )
-    assert len(detailed.decoder.trainable_variables) > 10
+@pytest.mark.slow
+def test_the_recipe_from_nothing(program, people, tmp_path, monkeypatch):
+    recipe = program("celeba_128")
+    small = {
+        "VAE": {"architecture": "dfc_vae", "latent_dim": 8, "beta": 1500.0},
+        "IMAGE_SIZE": 64,
+        "LOSS_SIZE": 64,
+        "LAYERS": {"pixels": 4, "Conv2d_1a_3x3": 1},
+        "BATCH_SIZE": 4,
+        "STEPS": 20,
+        "DETAIL_STEPS": 40,
+        "CRITIC": {"share": 0.5, "warm_up_steps": 5},
+        "PER_LAUNCH": 1,
+        "PER_EPOCH": 20,
+    }
+    for name, value in small.items():
+        monkeypatch.setattr(recipe, name, value)
 
-    spectra, logs = add_detail.Spectra(photos), {}
-    spectra.set_model(detailed)
-    spectra.on_epoch_end(0, logs)
-    names = list(logs)
-    assert names[:3] == ["weave", "power_0.02", "power_0.05"]
-    assert len(names) == 1 + 10
-    assert np.isfinite(list(logs.values())).all()
+    def train():
+        recipe.train(people, "seeded", tmp_path, [people])
+        recipe.mix(people, tmp_path)
+
+    train()
+    features, detail, mixed = (
+        fv.load_vae(tmp_path / stage / "vae.keras")
+        for stage in ("features", "detail", "")
+    )
+    z = np.random.default_rng(0).normal(size=(2, 8))
+    photos = features.decode(z)
+    # One encoder, and a decoder between two.
+    for vae in (detail, mixed):
+        np.testing.assert_array_equal(
+            vae.encode(photos), features.encode(photos)
+        )
+    for name, share in {
+        "Fc_1": 0.3,
+        "Conv2d_3": 0.3,
+        "Conv2d_4": 0.8,
+    }.items():
+        smooth, fine, found = (
+            vae.decoder.get_layer(name).get_weights()[0]
+            for vae in (features, detail, mixed)
+        )
+        np.testing.assert_allclose(
+            found, smooth + share * (fine - smooth), atol=1e-5
+        )
+    assert np.abs(photos - detail.decode(z)).max() > 1
+    losses = pd.read_csv(tmp_path / "losses.csv", index_col="stage")
+    assert list(losses.index) == ["features", "detail", "detail", "mean"]
+    figures = ["psnr", "weave", "power_0.02"]
+    assert np.isfinite(losses[figures]).all(axis=None)
+    assert np.isfinite(losses.loc["detail", "score_loss"]).all()
+
+    before = (tmp_path / "vae.keras").stat().st_mtime_ns
+    train()  # complete: nothing is trained anew, and none is standardized
+    again = fv.load_vae(tmp_path / "vae.keras")
+    np.testing.assert_array_equal(again.decode(z), mixed.decode(z))
+    assert (tmp_path / "vae.keras").stat().st_mtime_ns > before
+
+    recipe.write_vectors(people, tmp_path)
+    latents, _, vectors = fv.load_attributes(tmp_path / "attribute_vectors.h5")
+    training, _, _ = recipe.split(people)
+    assert list(latents.index) == list(training.index)
+    assert vectors.shape == (40, 8)

@@ -17,7 +17,7 @@ SIZES = {
     "dfc_vae": (64, 2_312_817),
     "dfc_vae_resnet": (64, 7_078_041),
     "dfc_vae_large": (128, 5_230_795),
-    "dfc_vae_detailed": (128, 5_476_039),
+    "residual_vae": (128, 9_057_419),
 }
 
 
