@@ -16,11 +16,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from facevae_keras.layers import (
-    RGB_MEAN,
-    RGB_VARIANCE,
-    UpsamplingConv2D,
-)
+from facevae_keras.layers import RGB_MEAN, RGB_VARIANCE, UpsamplingConv2D
 
 
 def _initial_weights():

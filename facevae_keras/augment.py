@@ -16,6 +16,25 @@ CELLS = 4  # a warp pulls at the knots of a net of 4x4 cells
 _MOST_SPOTS = 5  # along each side of a blended photo
 
 
+def vary_photos(photos, warped_size, blend, seed):
+    """Warps and blends photos, as far as is asked for.
+
+    Args:
+        photos: (n, size, size, 3), RGB 0..255.
+        warped_size: see `warp_photos`; None: not warped.
+        blend: whether to `blend_photos`.
+        seed: a `keras.random.SeedGenerator`.
+
+    Returns:
+        The photos; float32 where they were changed.
+    """
+    if warped_size is not None:
+        photos = warp_photos(photos, warped_size, seed)
+    if blend:
+        photos = blend_photos(photos, seed)
+    return photos
+
+
 def warp_photos(photos, size, seed):
     """Bends photos as rubber, each at random, and crops them.
 

@@ -16,7 +16,7 @@ import pandas as pd
 from keras import ops
 from PIL import Image, ImageOps
 
-from facevae_keras.augment import blend_photos, check_room, warp_photos
+from facevae_keras.augment import check_room, vary_photos
 from facevae_keras.layers import warn_of_range
 
 # Bytes: all of CelebA at 64x64 pixels fits, at 160x160 it doesn't.
@@ -488,16 +488,15 @@ def photo_batches(
         drawn = _take(photos, draw(step))
         # What is drawn depends on the step alone: a resumed training goes on
         # with the same photos.
-        random = keras.random.SeedGenerator(seed)
-        random.state.assign([seed, 8 * step % 2**32])
-        if warped_size is not None:
-            drawn = warp_photos(drawn, warped_size, random)
-        if blend:
-            drawn = blend_photos(drawn, random)
+        first = 8 * step % 2**32
+        if warped_size is not None or blend:
+            random = keras.random.SeedGenerator(seed)
+            random.state.assign([seed, first])
+            drawn = vary_photos(drawn, warped_size, blend, random)
         if jitter:
             drawn = ops.cast(drawn, "float32")
         for layer in jitter:
-            layer.generator.state.assign([layer.seed, 8 * step % 2**32])
+            layer.generator.state.assign([layer.seed, first])
             drawn = layer(drawn, training=True)
         return drawn if isinstance(drawn, np.ndarray) else _to_uint8(drawn)
 

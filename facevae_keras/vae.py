@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from facevae_keras.architectures import get_architecture
-from facevae_keras.augment import blend_photos, check_room, warp_photos
+from facevae_keras.augment import check_room, vary_photos
 from facevae_keras.backends import (
     default_jit_compile,
     fastest_precision,
@@ -306,11 +306,9 @@ class FaceVAE(keras.Model):
         photos = ops.take(self.resident_photos, indices % count, axis=0)
         mirrored = ops.reshape(indices >= count, (-1, 1, 1, 1))
         photos = ops.where(mirrored, ops.flip(photos, axis=2), photos)
-        if self._warped_size is not None:
-            photos = warp_photos(photos, self._warped_size, self.seed_generator)
-        if self._blend:
-            photos = blend_photos(photos, self.seed_generator)
-        return photos
+        return vary_photos(
+            photos, self._warped_size, self._blend, self.seed_generator
+        )
 
     def encode(self, images):
         """The posterior of the latent variables, in inference mode.

@@ -189,6 +189,13 @@ def mix(celeba, run_dir):
         fv.load_vae(run_dir / stage / "vae.keras")
         for stage in ("features", "detail")
     )
+    _, _, native = split(celeba)
+    people = native.loc[~native["identity"].duplicated()][:8]
+    photos, names = fv.load_photos(people["path"], IMAGE_SIZE, CROP)
+    fv.save_picture(
+        run_dir / "features_faces.png",
+        draw(vae, photos, people.loc[names, "identity"]),
+    )
     for layer in vae.decoder.layers:
         fine = layer.name.startswith(FINE_LAYERS)
         share = FINE_SHARE if fine else COARSE_SHARE
@@ -199,17 +206,6 @@ def mix(celeba, run_dir):
         )
         layer.set_weights([(1 - share) * a + share * b for a, b in pairs])
     vae.save(run_dir / "vae.keras")
-    _, _, native = split(celeba)
-    people = native.loc[~native["identity"].duplicated()][:8]
-    photos, names = fv.load_photos(people["path"], IMAGE_SIZE, CROP)
-    fv.save_picture(
-        run_dir / "features_faces.png",
-        draw(
-            fv.load_vae(run_dir / "features" / "vae.keras"),
-            photos,
-            people.loc[names, "identity"],
-        ),
-    )
     losses = [
         pd.read_csv(run_dir / stage / "losses.csv").assign(stage=stage)
         for stage in ("features", "detail")
