@@ -15,12 +15,21 @@ import numpy as np
 from keras import layers, ops
 
 from facevae_keras.backends import several_gradients, step
-from facevae_keras.layers import RGB_MEAN, RGB_VARIANCE, filter_both_axes
+from facevae_keras.layers import (
+    BRIGHTNESS,
+    RGB_MEAN,
+    RGB_VARIANCE,
+    filter_both_axes,
+)
 from facevae_keras.vae import FaceVAE
 
 # The score's gradient passes through what is finer than a Gaussian blur of this
-# deviation, in pixels: colors and shapes are left to the other losses.
+# deviation, in pixels, and only through its brightness. Shapes and colors are
+# left to the other losses; skin would get blotches, and lips magenta.
 DETAIL_DEVIATION = 2.5
+# Pixels along the edges of an image that the critic does not see. Beyond the
+# edges convolutions find zeros, and with the critic lines are drawn there.
+BORDER = 4
 _MEMORY = 0.98  # of the running means of the gradients' norms
 
 
@@ -60,11 +69,18 @@ class PatchCriticVAE(FaceVAE):
     """A `FaceVAE` whose decoder also learns from a patch critic.
 
     Args:
-        share: how strong the critic's gradient is, as a part of the other
+        share: how strong the score's gradient is, as a part of the other
             losses' gradient, both at the kernel of the decoder's last
             trainable convolution; running means of some 50 steps.
         warm_up_steps: steps before the score counts. The critic is trained
             from the first one.
+        largest_weight: limit of the score's weight. Where the score's gradient
+            is small, `share` would amplify what it has at random.
+        decoder_rate: the decoder's learning rate as a part of the critic's. A
+            slow decoder does not run away from what the critic knows (Heusel
+            et al. 2017, arXiv 1706.08500).
+        judged_layers: the score's gradient changes only the layers of the
+            decoder whose names begin so: a string, or a tuple of several.
         **kwargs: as for `FaceVAE`.
 
     `save` writes encoder and decoder alone, as a `FaceVAE`. Metrics
@@ -78,11 +94,23 @@ class PatchCriticVAE(FaceVAE):
     >>> vae.fit(batches, steps_per_epoch=1600)
     """
 
-    def __init__(self, *args, share=0.5, warm_up_steps=150, **kwargs):
+    def __init__(
+        self,
+        *args,
+        share=0.5,
+        warm_up_steps=150,
+        largest_weight=np.inf,
+        decoder_rate=1.0,
+        judged_layers="",
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
         self.share = share
         self.warm_up_steps = warm_up_steps
-        self.critic = patch_critic(self.image_size)
+        self.largest_weight = largest_weight
+        self.decoder_rate = decoder_rate
+        self.judged_layers = judged_layers
+        self.critic = patch_critic(self.image_size - 2 * BORDER)
         # Running means: of the other losses' gradient, and of the score's.
         self.norms = keras.Variable(
             np.zeros(2), dtype="float32", trainable=False, name="norms"
@@ -106,9 +134,10 @@ class PatchCriticVAE(FaceVAE):
         detail = fine_detail(reconstructions)
         # The reconstructions themselves, but a gradient through the detail.
         judged = detail + ops.stop_gradient(reconstructions - detail)
-        scores = self.critic(
-            ops.concatenate([images, judged]), training=training
-        )
+        inner = ops.concatenate([images, judged])[
+            :, BORDER:-BORDER, BORDER:-BORDER
+        ]
+        scores = self.critic(inner, training=training)
         of_photos, of_reconstructions = ops.split(scores, 2)
         critic_loss = ops.mean(ops.relu(1.0 - of_photos)) + ops.mean(
             ops.relu(1.0 + of_reconstructions)
@@ -118,42 +147,45 @@ class PatchCriticVAE(FaceVAE):
     @step
     def train_step(self, photos):
         """One step of training: of encoder and decoder, and of the critic."""
-        encoder, decoder, critic = (
-            network.trainable_variables
-            for network in (self.encoder, self.decoder, self.critic)
-        )
-        losses, (gradients, of_score, of_critic) = several_gradients(
-            self,
-            photos,
-            [(0, [*encoder, *decoder]), (3, decoder), (4, critic)],
-        )
-        of_encoder = gradients[: len(encoder)]
-        of_decoder = gradients[len(encoder) :]
-        weight = self._score_weight(of_decoder, of_score)
-        of_decoder = [
-            own + weight * of
-            for own, of in zip(of_decoder, of_score, strict=True)
+        critic = self.critic.trainable_variables
+        decoder = self.decoder.trainable_variables
+        others = [*self.encoder.trainable_variables, *decoder]
+        judged = [
+            variable
+            for layer in self.decoder.layers
+            if layer.name.startswith(self.judged_layers)
+            for variable in layer.trainable_variables
         ]
-        self.optimizer.apply(
-            [*of_encoder, *of_decoder, *of_critic],
-            [*encoder, *decoder, *critic],
+        losses, (gradients, of_score, of_critic) = several_gradients(
+            self, photos, [(0, others), (3, judged), (4, critic)]
         )
+        gradients = dict(zip(map(id, others), gradients, strict=True))
+        weight = self._score_weight(
+            [gradients[id(x)] for x in judged], of_score
+        )
+        for variable, gradient in zip(judged, of_score, strict=True):
+            gradients[id(variable)] += weight * gradient
+        before = [ops.copy(variable) for variable in decoder]
+        self.optimizer.apply(
+            [*gradients.values(), *of_critic], [*others, *critic]
+        )
+        for variable, old in zip(decoder, before, strict=True):
+            variable.assign(old + self.decoder_rate * (variable - old))
         self.track_losses(losses, photos)
         return {**self.loss_results(), "score_weight": weight}
 
-    def _score_weight(self, of_decoder, of_score):
+    def _score_weight(self, of_others, of_score):
         """Makes the score's gradient at the last kernel `share` of the others'.
 
         Args:
-            of_decoder, of_score: gradients of the other losses and of the
-                score, by the decoder's trainable variables.
+            of_others, of_score: gradients of the other losses and of the
+                score, by the variables of `judged_layers`.
         """
-        variables = self.decoder.trainable_variables
-        last = max(n for n, x in enumerate(variables) if len(x.shape) == 4)
+        last = max(n for n, x in enumerate(of_score) if len(x.shape) == 4)
         now = ops.stack(
             [
                 ops.sqrt(ops.sum(ops.square(gradient[last])))
-                for gradient in (of_decoder, of_score)
+                for gradient in (of_others, of_score)
             ]
         )
         first = self.optimizer.iterations == 0
@@ -162,20 +194,25 @@ class PatchCriticVAE(FaceVAE):
         )
         self.norms.assign(means)
         counts = self.optimizer.iterations >= self.warm_up_steps
-        return ops.where(counts, self.share * means[0] / means[1], 0.0)
+        weight = ops.minimum(
+            self.share * means[0] / means[1], self.largest_weight
+        )
+        return ops.where(counts, weight, 0.0)
 
 
 def fine_detail(images):
-    """What is left of images when a Gaussian blur is subtracted.
+    """Brightness that is left of images when a Gaussian blur is subtracted.
 
     Args:
         images: (n, size, size, 3).
 
     Returns:
-        Tensor of the same shape; 0 for an image of one color.
+        Tensor (n, size, size, 1); 0 for an image of one color.
     """
     blur = _gaussian_matrix(images.shape[1])
-    return images - filter_both_axes(images, blur)
+    detail = images - filter_both_axes(images, blur)
+    weights = np.array(BRIGHTNESS, "float32")
+    return ops.sum(detail * weights, axis=-1, keepdims=True)
 
 
 @functools.cache

@@ -11,6 +11,8 @@ from keras import layers, ops
 # standardize images, both for the VAE and for FaceNet in its loss.
 RGB_MEAN = (134.10714722, 102.52040863, 87.15436554)
 RGB_VARIANCE = (3941.30175781, 2856.94287109, 2519.35791016)
+# Red, green and blue in brightness (luma, ITU-R BT.601).
+BRIGHTNESS = (0.299, 0.587, 0.114)
 
 
 def warn_of_range(images):

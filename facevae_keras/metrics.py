@@ -17,7 +17,7 @@ from PIL import Image
 
 from facevae_keras.backends import infer
 from facevae_keras.facenet import feature_extractor
-from facevae_keras.layers import scale_images
+from facevae_keras.layers import BRIGHTNESS, scale_images
 from facevae_keras.losses import kl_divergence
 
 # FaceNet's last layer before the image shrinks again, at each of its five
@@ -469,7 +469,7 @@ def _mean_spectrum(images):
     """Frequencies in cycles a pixel, and mean power at each, (size, size)."""
     images = np.asarray(images, dtype="float32")
     size = images.shape[1]
-    brightness = images @ np.float32([0.299, 0.587, 0.114])
+    brightness = images @ np.float32(BRIGHTNESS)
     brightness -= brightness.mean(axis=(1, 2), keepdims=True)
     window = np.hanning(size)
     power = np.zeros((size, size))

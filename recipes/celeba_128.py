@@ -8,13 +8,19 @@
 2. `detail`: the decoder alone, with a patch critic besides, on the full-size
    photos; enlarged photos have no detail to learn from. Latent variables stay
    those of the first stage.
-3. A mean of both decoders; the latent variables and attribute vectors of
-   CELEBA's training photos; what ships.
+3. `mean`: a part of the way from the first decoder to the second, whose layers
+   below 64 pixels draw outlines along cheeks: of these little is taken.
+4. `fine`: the decoder alone again. The score of a new critic changes only the
+   layers from 64 pixels on, and the critic learns faster than the decoder.
+5. `final`: a part of the way from the third decoder to the fourth, which is a
+   little too sharp.
 
-A stage that was stopped goes on where it was, and one that is complete is
-skipped. So the first two can run on a machine with a GPU, where they took seven
-minutes, and the third elsewhere, on a copy of `run/celeba_128`. `losses.csv`
-and the folder `pictures` in the folder of a stage show how far it is.
+Then come the latent variables and attribute vectors of CELEBA's training
+photos, and what ships. A stage that was stopped goes on where it was, and one
+that is complete is skipped. So the first two can run on a machine with a GPU,
+where they took seven minutes, and the others elsewhere, on a copy of
+`run/celeba_128`: 20 minutes on two cores with bfloat16. `losses.csv` and the
+folder `pictures` in the folder of a stage show how far it is.
 """
 
 import hashlib
@@ -32,17 +38,31 @@ from facevae_keras.metrics import spectral_figures
 
 NAME = "celeba_residual_vae"
 VAE = {"architecture": "residual_vae", "latent_dim": 200, "beta": 1500.0}
-IMAGE_SIZE, BATCH_SIZE = 128, 128
+IMAGE_SIZE = 128
 LOSS_SIZE = 127  # pixels; at 95, FaceNet can't recognize people
 MARGIN = 9 / 8  # room around a photo, to be warped
-STEPS, LEARNING_RATE = 6000, 1e-3
-DETAIL_STEPS, DETAIL_RATE = 1500, 4e-4
-CRITIC = {"share": 0.5, "warm_up_steps": 150}
-# How far to go from the first stage's decoder to the second's: in the layers
-# below 64 pixels, which draw outlines along cheeks, and in those that follow.
-COARSE_SHARE, FINE_SHARE = 0.3, 0.8
-FINE_LAYERS = "Conv2d_4", "Conv2d_5", "Conv2d_6"
-PER_LAUNCH, PER_EPOCH = 50, 500
+STAGES = {
+    "features": {"steps": 6000, "batch_size": 128, "learning_rate": 1e-3},
+    "detail": {"steps": 1500, "batch_size": 128, "learning_rate": 4e-4},
+    "fine": {"steps": 700, "batch_size": 32, "learning_rate": 4e-4},
+}
+EPOCH_STEPS = {"features": 500, "detail": 500, "fine": 100}
+LAUNCHES = 10  # of an epoch
+FINE_LAYERS = "Conv2d_4", "Conv2d_5", "Conv2d_6"  # 64 pixels and more
+CRITICS = {
+    "detail": {"share": 0.5, "warm_up_steps": 150},
+    "fine": {
+        "share": 0.4,
+        "warm_up_steps": 200,
+        "largest_weight": 4000.0,
+        "decoder_rate": 0.25,
+        "judged_layers": FINE_LAYERS,
+    },
+}
+# How far to go from one decoder to the next: in the layers below 64 pixels, and
+# in those that follow.
+SHARES = {"mean": (0.3, 0.8), "final": (0.75, 0.75)}
+ALL_STAGES = "features", "detail", "mean", "fine", "final"
 
 
 class Figures(keras.callbacks.Callback):
@@ -88,78 +108,89 @@ def training_paths(celeba, folders):
     return pd.concat(paths)
 
 
-def fit(vae, photos, steps, run, held_out):
+def fit(vae, photos, loss, held_out, run_dir, **parameters):
+    """Trains a VAE in one of the stages.
+
+    Args:
+        vae: a `fv.FaceVAE`, not compiled.
+        photos: array of those to train on, kept on the device.
+        loss: a `fv.PerceptualLoss`.
+        held_out: array of photos to show and measure.
+        run_dir: folder of the stage, which has its name.
+        **parameters: what the training depends on besides.
+
+    Returns:
+        The `fv.TrainingRun`, to be finished.
+    """
+    stage, per_epoch = STAGES[run_dir.name], EPOCH_STEPS[run_dir.name]
+    steps = stage["steps"]
+    critic = isinstance(vae, fv.PatchCriticVAE)
+    schedule = fv.warm_up_cosine(
+        stage["learning_rate"], steps, steps // (40 if critic else 20)
+    )
+    adam = keras.optimizers.Adam(schedule, beta_1=0.5 if critic else 0.9)
+    vae.compile(adam, loss=loss)
+    run = fv.TrainingRun(
+        run_dir, {**stage, "photos": len(photos), **parameters}
+    )
     run.fit(
         vae,
-        fv.index_batches(len(photos), BATCH_SIZE, True, PER_LAUNCH, SEED),
+        fv.index_batches(
+            len(photos),
+            stage["batch_size"],
+            True,
+            per_epoch // LAUNCHES,
+            SEED,
+        ),
         steps,
-        PER_EPOCH,
+        per_epoch,
         callbacks=[
             fv.ReconstructionPictures(
-                held_out[:16], run.run_dir / "pictures", PER_EPOCH
+                held_out[:16], run_dir / "pictures", per_epoch
             ),
             Figures(held_out),
         ],
     )
+    return run
 
 
 def train_features(paths, sharp, loss, held_out, run_dir):
-    """The first stage; returns the VAE.
+    """The first stage.
 
     Args:
         paths: of the photos to train on.
         sharp: array of those that aren't enlarged.
-        loss: a `fv.PerceptualLoss`.
-        held_out: array of photos to show and measure.
-        run_dir: folder of this stage.
+        loss, held_out, run_dir: as for `fit`.
     """
     vae = fv.FaceVAE(**VAE)
-    schedule = fv.warm_up_cosine(LEARNING_RATE, STEPS, STEPS // 20)
-    vae.compile(keras.optimizers.Adam(schedule), loss=loss)
     photos, _ = fv.load_photos(paths, round(MARGIN * IMAGE_SIZE), MARGIN * CROP)
     vae.keep_on_device(photos, warped_size=IMAGE_SIZE, blend=True)
-    run = fv.TrainingRun(
-        run_dir,
-        {
-            **VAE,
-            "steps": STEPS,
-            "learning_rate": LEARNING_RATE,
-            "photos": len(photos),
-        },
-    )
-    fit(vae, photos, STEPS, run, held_out)
-    if not run.finished:
-        vae.standardize_latents(sharp)
-        run.finish(vae)
-    return vae
+    run = fit(vae, photos, loss, held_out, run_dir, **VAE)
+    vae.standardize_latents(sharp)
+    run.finish(vae)
 
 
-def train_detail(trained, sharp, loss, held_out, run_dir):
-    """The second stage, which starts from the VAE of the first."""
-    vae = fv.PatchCriticVAE(**VAE, **CRITIC)
+def train_with_critic(start, sharp, loss, held_out, run_dir):
+    """The second stage and the fourth.
+
+    Args:
+        start: the `vae.keras` to start from.
+        sharp, loss, held_out, run_dir: as for `train_features`.
+    """
+    trained = fv.load_vae(start)
+    critic = CRITICS[run_dir.name]
+    vae = fv.PatchCriticVAE(**VAE, **critic)
     vae.encoder.set_weights(trained.encoder.get_weights())
     vae.decoder.set_weights(trained.decoder.get_weights())
     vae.encoder.trainable = False
-    schedule = fv.warm_up_cosine(DETAIL_RATE, DETAIL_STEPS, DETAIL_STEPS // 40)
-    vae.compile(keras.optimizers.Adam(schedule, beta_1=0.5), loss=loss)
     vae.keep_on_device(sharp)
-    first_stage = run_dir.with_name("features") / "vae.keras"
-    run = fv.TrainingRun(
-        run_dir,
-        {
-            **CRITIC,
-            "steps": DETAIL_STEPS,
-            "learning_rate": DETAIL_RATE,
-            "photos": len(sharp),
-            "from": hashlib.sha256(first_stage.read_bytes()).hexdigest(),
-        },
-    )
-    fit(vae, sharp, DETAIL_STEPS, run, held_out)
+    digest = hashlib.sha256(start.read_bytes()).hexdigest()
+    run = fit(vae, sharp, loss, held_out, run_dir, **critic, start=digest)
     run.finish(vae)
 
 
 def train(celeba, facenet, run_dir, folders):
-    """The first two stages, each in its own folder in `run_dir`."""
+    """All stages, each in its own folder in `run_dir`."""
     keras.utils.set_random_seed(SEED)
     keras.config.set_dtype_policy(fv.fastest_precision())
     paths = training_paths(celeba, folders)
@@ -173,47 +204,65 @@ def train(celeba, facenet, run_dir, folders):
         weights=LAYERS.values(),
     )
     loss.equalize(sharp[:: max(1, len(sharp) // 512)][:512])
-    vae = train_features(paths, sharp, loss, held_out, run_dir / "features")
-    train_detail(vae, sharp, loss, held_out, run_dir / "detail")
-
-
-def mix(celeba, run_dir):
-    """Goes a part of the way from one decoder to the other.
-
-    Each weight for itself, as in Wang et al. 2018 (arXiv 1809.00219), section
-    3.4: the second decoder started from the first, so that all between them
-    are decoders, too. `losses.csv` in `run_dir` gets what all stages wrote,
-    and the figures of the mean; `features_faces.png` shows the first decoder.
-    """
-    vae, detailed = (
-        fv.load_vae(run_dir / stage / "vae.keras")
-        for stage in ("features", "detail")
+    features, detail, mean, fine, final = (
+        run_dir / stage for stage in ALL_STAGES
     )
+    if not (features / "vae.keras").exists():
+        train_features(paths, sharp, loss, held_out, features)
+    if not (detail / "vae.keras").exists():
+        start = features / "vae.keras"
+        train_with_critic(start, sharp, loss, held_out, detail)
+    if not (mean / "vae.keras").exists():
+        mix(features, detail, held_out, mean)
+    if not (fine / "vae.keras").exists():
+        start = mean / "vae.keras"
+        train_with_critic(start, sharp, loss, held_out, fine)
+    if not (final / "vae.keras").exists():
+        mix(mean, fine, held_out, final)
+
+
+def report(celeba, run_dir):
+    """One table of the figures of all stages, and faces as each draws them."""
     _, _, native = split(celeba)
     people = native.loc[~native["identity"].duplicated()][:8]
     photos, names = fv.load_photos(people["path"], IMAGE_SIZE, CROP)
-    fv.save_picture(
-        run_dir / "features_faces.png",
-        draw(vae, photos, people.loc[names, "identity"]),
+    losses = []
+    for stage in ALL_STAGES:
+        vae = fv.load_vae(run_dir / stage / "vae.keras")
+        fv.save_picture(
+            run_dir / stage / "faces.png",
+            draw(vae, photos, people.loc[names, "identity"]),
+        )
+        figures_of_stage = pd.read_csv(run_dir / stage / "losses.csv")
+        losses.append(figures_of_stage.assign(stage=stage))
+    table = pd.concat(losses).set_index("stage")
+    table.to_csv(run_dir / "losses.csv", float_format="%.5g")
+
+
+def mix(first, second, held_out, run_dir):
+    """The third stage and the fifth.
+
+    A part of the way from one decoder to the other, each weight for itself, as
+    in Wang et al. 2018 (arXiv 1809.00219), section 3.4: the second decoder
+    started from the first, so that all between them are decoders, too.
+    """
+    vae, other = (
+        fv.load_vae(folder / "vae.keras") for folder in (first, second)
     )
+    coarse, fine = SHARES[run_dir.name]
     for layer in vae.decoder.layers:
-        fine = layer.name.startswith(FINE_LAYERS)
-        share = FINE_SHARE if fine else COARSE_SHARE
+        share = fine if layer.name.startswith(FINE_LAYERS) else coarse
         pairs = zip(
             layer.get_weights(),
-            detailed.decoder.get_layer(layer.name).get_weights(),
+            other.decoder.get_layer(layer.name).get_weights(),
             strict=True,
         )
         layer.set_weights([(1 - share) * a + share * b for a, b in pairs])
-    vae.save(run_dir / "vae.keras")
-    losses = [
-        pd.read_csv(run_dir / stage / "losses.csv").assign(stage=stage)
-        for stage in ("features", "detail")
-    ]
-    of_mean = {"stage": "mean", **figures(vae, held_out_photos(celeba))}
-    pd.concat([*losses, pd.DataFrame([of_mean])]).set_index("stage").to_csv(
-        run_dir / "losses.csv", float_format="%.5g"
+    run_dir.mkdir(exist_ok=True)
+    pd.DataFrame([figures(vae, held_out)]).to_csv(
+        run_dir / "losses.csv", index=False, float_format="%.5g"
     )
+    vae.save(run_dir / "vae.keras")
 
 
 def write_vectors(celeba, run_dir):
@@ -233,9 +282,8 @@ def write_vectors(celeba, run_dir):
 if __name__ == "__main__":
     celeba, facenet, run_dir, *folders = sys.argv[1:]
     run_dir = pathlib.Path(run_dir)
-    if not (run_dir / "detail" / "vae.keras").exists():
-        train(celeba, facenet, run_dir, folders)
+    train(celeba, facenet, run_dir, folders)
     keras.config.set_dtype_policy("float32")
-    mix(celeba, run_dir)
-    write_vectors(celeba, run_dir)
-    ship(run_dir, NAME, celeba)
+    report(celeba, run_dir)
+    write_vectors(celeba, run_dir / "final")
+    ship(run_dir / "final", NAME, celeba)

@@ -7,7 +7,7 @@ from keras import ops
 
 import facevae_keras as fv
 from facevae_keras.backends import several_gradients
-from facevae_keras.critic import fine_detail, patch_critic
+from facevae_keras.critic import BORDER, fine_detail, patch_critic
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_detail_is_what_is_finer_than_the_blur():
     pattern = np.tile(pattern[None, :, :, None], (1, 1, 1, 3))
     found = np.array(fine_detail(ops.convert_to_tensor(pattern, "float32")))
     np.testing.assert_allclose(
-        found[:, 8:-8, 8:-8], pattern[:, 8:-8, 8:-8], atol=1e-3
+        found[:, 8:-8, 8:-8], pattern[:, 8:-8, 8:-8, :1], atol=1e-3
     )
 
 
@@ -69,6 +69,52 @@ def test_the_scores_gradient_is_a_share_of_the_others(vae, photos):
     np.testing.assert_allclose(weight * norms[1] / norms[0], 0.5, rtol=1e-4)
 
 
+def decoder_after_a_step(photos, **kwargs):
+    """By layer: the decoder's kernels after one step, of gradient descent."""
+    keras.utils.set_random_seed(1)
+    vae = fv.PatchCriticVAE(latent_dim=8, **kwargs)
+    vae.compile(keras.optimizers.SGD(1e-4), loss=fv.PixelLoss())
+    before = vae.critic.get_weights()
+    vae.train_on_batch(photos)
+    assert not np.array_equal(before[0], vae.critic.get_weights()[0])
+    return {
+        layer.name: layer.get_weights()[0]
+        for layer in vae.decoder.layers
+        if layer.weights
+    }
+
+
+def test_the_scores_weight_has_a_limit(vae, photos):
+    vae.warm_up_steps, vae.largest_weight = 0, 1e-3
+    losses = vae.train_on_batch(photos, return_dict=True)
+    assert losses["score_weight"] == pytest.approx(1e-3)
+
+
+@pytest.mark.slow
+def test_the_score_changes_only_the_judged_layers(photos):
+    judged = decoder_after_a_step(
+        photos, warm_up_steps=0, judged_layers=("Conv2d_3", "Conv2d_4")
+    )
+    without = decoder_after_a_step(photos, warm_up_steps=1)
+    for name, kernel in judged.items():
+        unchanged = np.allclose(kernel, without[name], rtol=0, atol=1e-9)
+        is_judged = name in ("Conv2d_3", "Conv2d_4")
+        assert unchanged != is_judged or "BatchNorm" in name, name
+
+
+@pytest.mark.slow
+def test_the_decoder_takes_smaller_steps_than_the_critic(photos):
+    stays, slow, fast = (
+        decoder_after_a_step(photos, warm_up_steps=0, decoder_rate=rate)
+        for rate in (0.0, 0.25, 1.0)
+    )
+    whole = fast["Conv2d_4"] - stays["Conv2d_4"]
+    assert np.abs(whole).max() > 1e-5
+    np.testing.assert_allclose(
+        slow["Conv2d_4"] - stays["Conv2d_4"], whole / 4, rtol=0.01, atol=1e-7
+    )
+
+
 @pytest.mark.slow
 def test_a_critic_learns_to_tell_photos_from_reconstructions(vae, photos):
     vae.warm_up_steps = 1000  # the score never counts
@@ -81,17 +127,37 @@ def test_a_critic_learns_to_tell_photos_from_reconstructions(vae, photos):
         np.abs(old - new).max() > 0
         for old, new in zip(before, vae.critic.trainable_variables, strict=True)
     )
-    images = ops.cast(photos, "float32")
-    drawn = ops.convert_to_tensor(vae.reconstruct(photos))
+    inner = slice(BORDER, -BORDER)
+    images = ops.cast(photos, "float32")[:, inner, inner]
+    drawn = ops.convert_to_tensor(vae.reconstruct(photos)[:, inner, inner])
     assert np.mean(vae.critic(images)) > np.mean(vae.critic(drawn)) + 0.5
 
 
-def test_the_score_alone_adds_no_color(vae, photos):
-    """Its gradient sees what is fine; a change of brightness is not."""
+def test_the_scores_gradient_adds_no_light_and_no_color(photos):
+    """Brightness all over is not fine; green for red is as bright."""
     reconstructions = ops.cast(photos, "float32")
     detail = fine_detail(reconstructions)
-    changed = fine_detail(reconstructions + 10.0)
-    np.testing.assert_allclose(detail, changed, atol=1e-3)
+    brighter = fine_detail(reconstructions + 10.0)
+    np.testing.assert_allclose(detail, brighter, atol=1e-3)
+    color = np.array([5.87, -2.99, 0], "float32")
+    dots = np.indices((64, 64)).sum(axis=0) % 2
+    colored = fine_detail(reconstructions + dots[..., None] * color)
+    np.testing.assert_allclose(detail, colored, atol=1e-3)
+
+
+def test_the_critic_does_not_see_the_edges(vae, photos):
+    changed = photos.copy()
+    for start, stop in ((0, BORDER), (-BORDER, None)):
+        changed[:, start:stop] = 0
+        changed[:, :, start:stop] = 0
+    inner = slice(BORDER, -BORDER)
+    seen = []
+    vae.critic = lambda images, training: seen.append(images) or images
+    for images in (photos, changed):
+        vae.compute_losses(ops.cast(images, "float32"), training=False)
+    of_photos, of_changed = (np.array(x)[: len(photos)] for x in seen)
+    np.testing.assert_array_equal(of_photos, of_changed)
+    np.testing.assert_array_equal(of_photos, photos[:, inner, inner])
 
 
 @pytest.mark.slow

@@ -151,29 +151,33 @@ def test_the_recipe_from_nothing(program, people, tmp_path, monkeypatch):
         "IMAGE_SIZE": 64,
         "LOSS_SIZE": 64,
         "LAYERS": {"pixels": 4, "Conv2d_1a_3x3": 1},
-        "BATCH_SIZE": 4,
-        "STEPS": 20,
-        "DETAIL_STEPS": 40,
-        "CRITIC": {"share": 0.5, "warm_up_steps": 5},
-        "PER_LAUNCH": 1,
-        "PER_EPOCH": 20,
+        "CRITICS": {
+            "detail": {"share": 0.5, "warm_up_steps": 5},
+            "fine": {"warm_up_steps": 5, "judged_layers": "Conv2d_4"},
+        },
+        "LAUNCHES": 20,
     }
     for name, value in small.items():
         monkeypatch.setattr(recipe, name, value)
+    steps = {"features": 20, "detail": 40, "fine": 20}
+    for name, stage in recipe.STAGES.items():
+        short = {**stage, "batch_size": 4, "steps": steps[name]}
+        monkeypatch.setitem(recipe.STAGES, name, short)
+        monkeypatch.setitem(recipe.EPOCH_STEPS, name, 20)
 
     def train():
         recipe.train(people, "seeded", tmp_path, [people])
-        recipe.mix(people, tmp_path)
+        recipe.report(people, tmp_path)
 
     train()
-    features, detail, mixed = (
+    features, detail, mixed, fine, ships = vaes = [
         fv.load_vae(tmp_path / stage / "vae.keras")
-        for stage in ("features", "detail", "")
-    )
+        for stage in ("features", "detail", "mean", "fine", "final")
+    ]
     z = np.random.default_rng(0).normal(size=(2, 8))
     photos = features.decode(z)
     # One encoder, and a decoder between two.
-    for vae in (detail, mixed):
+    for vae in vaes:
         np.testing.assert_array_equal(
             vae.encode(photos), features.encode(photos)
         )
@@ -182,28 +186,33 @@ def test_the_recipe_from_nothing(program, people, tmp_path, monkeypatch):
         "Conv2d_3": 0.3,
         "Conv2d_4": 0.8,
     }.items():
-        smooth, fine, found = (
-            vae.decoder.get_layer(name).get_weights()[0]
-            for vae in (features, detail, mixed)
+        smooth, sharp, first_mean, again, found = (
+            vae.decoder.get_layer(name).get_weights()[0] for vae in vaes
         )
-        np.testing.assert_allclose(
-            found, smooth + share * (fine - smooth), atol=1e-5
-        )
-    assert np.abs(photos - detail.decode(z)).max() > 1
+        for before, after, part, mean in (
+            (smooth, sharp, share, first_mean),
+            (first_mean, again, 0.75, found),
+        ):
+            np.testing.assert_allclose(
+                mean, before + part * (after - before), atol=1e-5
+            )
+    for before, after in ((features, detail), (mixed, fine)):
+        assert np.abs(before.decode(z) - after.decode(z)).max() > 1
     losses = pd.read_csv(tmp_path / "losses.csv", index_col="stage")
-    assert list(losses.index) == ["features", "detail", "detail", "mean"]
+    stages = ["features", "detail", "detail", "mean", "fine", "final"]
+    assert list(losses.index) == stages
     figures = ["psnr", "weave", "power_0.02"]
     assert np.isfinite(losses[figures]).all(axis=None)
     assert np.isfinite(losses.loc["detail", "score_loss"]).all()
 
-    before = (tmp_path / "vae.keras").stat().st_mtime_ns
-    train()  # complete: nothing is trained anew, and none is standardized
-    again = fv.load_vae(tmp_path / "vae.keras")
-    np.testing.assert_array_equal(again.decode(z), mixed.decode(z))
-    assert (tmp_path / "vae.keras").stat().st_mtime_ns > before
+    before = (tmp_path / "final" / "vae.keras").stat().st_mtime_ns
+    train()  # complete: nothing is done anew
+    assert (tmp_path / "final" / "vae.keras").stat().st_mtime_ns == before
 
-    recipe.write_vectors(people, tmp_path)
-    latents, _, vectors = fv.load_attributes(tmp_path / "attribute_vectors.h5")
+    recipe.write_vectors(people, tmp_path / "final")
+    latents, _, vectors = fv.load_attributes(
+        tmp_path / "final" / "attribute_vectors.h5"
+    )
     training, _, _ = recipe.split(people)
     assert list(latents.index) == list(training.index)
     assert vectors.shape == (40, 8)
