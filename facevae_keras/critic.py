@@ -25,10 +25,11 @@ from facevae_keras.vae import FaceVAE
 
 # The score's gradient passes through what is finer than a Gaussian blur of this
 # deviation, in pixels, and only through its brightness. Shapes and colors are
-# left to the other losses; skin would get blotches, and lips magenta.
+# left to the other losses. With a score that depends on colors, too, noses got
+# yellow blotches, and lips turned magenta.
 DETAIL_DEVIATION = 2.5
-# Pixels along the edges of an image that the critic does not see. Beyond the
-# edges convolutions find zeros, and with the critic lines are drawn there.
+# Pixels along the edges of an image that the critic does not see. A critic that
+# sees them makes the decoder draw lines along the edges.
 BORDER = 4
 _MEMORY = 0.98  # of the running means of the gradients' norms
 
@@ -36,12 +37,13 @@ _MEMORY = 0.98  # of the running means of the gradients' norms
 def patch_critic(image_size):
     """A network that scores patches of 70x70 pixels.
 
-    Four 4x4 convolutions and a last one to a score; spectral normalization
-    (Miyato et al. 2018, arXiv 1802.05957) keeps its gradient from growing
-    without bound.
+    Four 4x4 convolutions with spectral normalization (each kernel, as a matrix,
+    divided by its largest singular value; Miyato et al. 2018, arXiv
+    1802.05957), so that scores can't get steeper and steeper; and a last one
+    without it.
 
     Args:
-        image_size: height and width of the images, in pixels.
+        image_size: height and width of the images, in pixels; a multiple of 8.
 
     Returns:
         Functional model, RGB images 0..255 (n, image_size, image_size, 3) to
@@ -69,23 +71,26 @@ class PatchCriticVAE(FaceVAE):
     """A `FaceVAE` whose decoder also learns from a patch critic.
 
     Args:
-        share: how strong the score's gradient is, as a part of the other
-            losses' gradient, both at the kernel of the decoder's last
-            trainable convolution; running means of some 50 steps.
+        share: length of the score's gradient, as a part of that of the other
+            losses' gradient, both at the kernel of the last convolution of
+            `judged_layers`; running means of some 50 steps.
         warm_up_steps: steps before the score counts. The critic is trained
             from the first one.
         largest_weight: limit of the score's weight. Where the score's gradient
-            is small, `share` would amplify what it has at random.
+            is small, `share` alone would amplify noise.
         decoder_rate: the decoder's learning rate as a part of the critic's. A
             slow decoder does not run away from what the critic knows (Heusel
-            et al. 2017, arXiv 1706.08500).
+            et al. 2017, arXiv 1706.08500). The encoder keeps the critic's rate.
         judged_layers: the score's gradient changes only the layers of the
-            decoder whose names begin so: a string, or a tuple of several.
+            decoder whose names begin so: a string, or a tuple of several;
+            `""`: all.
         **kwargs: as for `FaceVAE`.
 
     `save` writes encoder and decoder alone, as a `FaceVAE`. Metrics
     `score_loss` (the negative mean score of the reconstructions), `critic_loss`
-    (2 where all scores are 0) and `score_weight` join those of `FaceVAE`.
+    (2 where all scores are 0) and `score_weight` (that of the last step;
+    missing under TensorFlow where a launch has several steps) join those of
+    `FaceVAE`.
 
     Example:
 
@@ -175,7 +180,7 @@ class PatchCriticVAE(FaceVAE):
         return {**self.loss_results(), "score_weight": weight}
 
     def _score_weight(self, of_others, of_score):
-        """Makes the score's gradient at the last kernel `share` of the others'.
+        """The score's weight, a scalar; see `share` and `largest_weight`.
 
         Args:
             of_others, of_score: gradients of the other losses and of the

@@ -2,6 +2,8 @@
 
     python recipes/celeba_128.py CELEBA FACENET run/celeba_128 [ALIGNED ...]
 
+FACENET is what `fv.load_facenet` takes, such as 20180402-114759.
+
 1. `features`: encoder and decoder, with pixels and FaceNet's features, on the
    training photos of the folder CELEBA and of ALIGNED, folders that
    `fv.align_folder` wrote. They are warped and blended, differently each time.
@@ -47,7 +49,7 @@ STAGES = {
     "fine": {"steps": 700, "batch_size": 32, "learning_rate": 4e-4},
 }
 EPOCH_STEPS = {"features": 500, "detail": 500, "fine": 100}
-LAUNCHES = 10  # of an epoch
+LAUNCHES = 10  # in each epoch; 50 steps, or 10, are one launch
 FINE_LAYERS = "Conv2d_4", "Conv2d_5", "Conv2d_6"  # 64 pixels and more
 CRITICS = {
     "detail": {"share": 0.5, "warm_up_steps": 150},
@@ -82,6 +84,7 @@ class Figures(keras.callbacks.Callback):
 
 
 def figures(vae, photos):
+    """Dictionary: `psnr` in dB, and what `spectral_figures` returns."""
     drawn = np.clip(vae.reconstruct(photos), 0, 255)
     error = np.square(drawn - photos).mean()
     psnr = 10 * np.log10(255**2 / error)
@@ -95,16 +98,17 @@ def held_out_photos(celeba):
 
 
 def training_paths(celeba, folders):
-    """Paths of the training photos, a Series; nobody's who is held out.
+    """Paths of the training photos, a Series.
 
-    Of each folder besides, 5 % of the people are held out, too.
+    Without the people of CELEBA who are held out, and without 5 % of the people
+    of each of `folders`.
     """
     training, held_out, _ = split(celeba)
     paths = [training["path"]]
     for folder in folders:
         more, _ = fv.split_images(fv.find_images(folder), 0.05, SEED)
-        known = more["identity"].isin(held_out["identity"])
-        paths.append(more.loc[~known, "path"])
+        is_held_out = more["identity"].isin(held_out["identity"])
+        paths.append(more.loc[~is_held_out, "path"])
     return pd.concat(paths)
 
 
@@ -113,7 +117,7 @@ def fit(vae, photos, loss, held_out, run_dir, **parameters):
 
     Args:
         vae: a `fv.FaceVAE`, not compiled.
-        photos: array of those to train on, kept on the device.
+        photos: uint8 array of those to train on, which are on the device.
         loss: a `fv.PerceptualLoss`.
         held_out: array of photos to show and measure.
         run_dir: folder of the stage, which has its name.

@@ -133,8 +133,8 @@ def test_a_critic_learns_to_tell_photos_from_reconstructions(vae, photos):
     assert np.mean(vae.critic(images)) > np.mean(vae.critic(drawn)) + 0.5
 
 
-def test_the_scores_gradient_adds_no_light_and_no_color(photos):
-    """Brightness all over is not fine; green for red is as bright."""
+def test_light_and_color_do_not_change_the_detail(photos):
+    """Brightness all over is not fine; green for red can be as bright."""
     reconstructions = ops.cast(photos, "float32")
     detail = fine_detail(reconstructions)
     brighter = fine_detail(reconstructions + 10.0)
