@@ -86,6 +86,9 @@ class PatchCriticVAE(FaceVAE):
             `""`: all.
         **kwargs: as for `FaceVAE`.
 
+    Raises:
+        ValueError: no layer of the decoder has such a name.
+
     `save` writes encoder and decoder alone, as a `FaceVAE`. Metrics
     `score_loss` (the negative mean score of the reconstructions), `critic_loss`
     (2 where all scores are 0) and `score_weight` (that of the last step;
@@ -115,6 +118,12 @@ class PatchCriticVAE(FaceVAE):
         self.largest_weight = largest_weight
         self.decoder_rate = decoder_rate
         self.judged_layers = judged_layers
+        names = [layer.name for layer in self.decoder.layers]
+        if not any(name.startswith(judged_layers) for name in names):
+            raise ValueError(
+                f"judged_layers: no layer of the decoder begins with "
+                f"{judged_layers!r}; there are {', '.join(names)}"
+            )
         self.critic = patch_critic(self.image_size - 2 * BORDER)
         # Running means: of the other losses' gradient, and of the score's.
         self.norms = keras.Variable(
@@ -170,6 +179,8 @@ class PatchCriticVAE(FaceVAE):
         )
         for variable, gradient in zip(judged, of_score, strict=True):
             gradients[id(variable)] += weight * gradient
+        # Adam's steps don't depend on the length of a gradient, so the step
+        # itself is shortened.
         before = [ops.copy(variable) for variable in decoder]
         self.optimizer.apply(
             [*gradients.values(), *of_critic], [*others, *critic]

@@ -102,6 +102,11 @@ def test_the_score_changes_only_the_judged_layers(photos):
         assert unchanged != is_judged or "BatchNorm" in name, name
 
 
+def test_judged_layers_that_do_not_exist():
+    with pytest.raises(ValueError, match="begins with 'Conv2d_9'.*Conv2d_4"):
+        fv.PatchCriticVAE(latent_dim=8, judged_layers="Conv2d_9")
+
+
 @pytest.mark.slow
 def test_the_decoder_takes_smaller_steps_than_the_critic(photos):
     stays, slow, fast = (
