@@ -87,7 +87,7 @@ class PatchCriticVAE(FaceVAE):
         **kwargs: as for `FaceVAE`.
 
     Raises:
-        ValueError: no layer of the decoder has such a name.
+        ValueError: no layer of the decoder with weights has such a name.
 
     `save` writes encoder and decoder alone, as a `FaceVAE`. Metrics
     `score_loss` (the negative mean score of the reconstructions), `critic_loss`
@@ -118,11 +118,11 @@ class PatchCriticVAE(FaceVAE):
         self.largest_weight = largest_weight
         self.decoder_rate = decoder_rate
         self.judged_layers = judged_layers
-        names = [layer.name for layer in self.decoder.layers]
-        if not any(name.startswith(judged_layers) for name in names):
+        if not self._judged_variables():
+            names = [layer.name for layer in self.decoder.layers]
             raise ValueError(
-                f"judged_layers: no layer of the decoder begins with "
-                f"{judged_layers!r}; there are {', '.join(names)}"
+                "judged_layers: no layer of the decoder with weights begins "
+                f"with {judged_layers!r}; there are {', '.join(names)}"
             )
         self.critic = patch_critic(self.image_size - 2 * BORDER)
         # Running means: of the other losses' gradient, and of the score's.
@@ -164,12 +164,7 @@ class PatchCriticVAE(FaceVAE):
         critic = self.critic.trainable_variables
         decoder = self.decoder.trainable_variables
         others = [*self.encoder.trainable_variables, *decoder]
-        judged = [
-            variable
-            for layer in self.decoder.layers
-            if layer.name.startswith(self.judged_layers)
-            for variable in layer.trainable_variables
-        ]
+        judged = self._judged_variables()
         losses, (gradients, of_score, of_critic) = several_gradients(
             self, photos, [(0, others), (3, judged), (4, critic)]
         )
@@ -189,6 +184,14 @@ class PatchCriticVAE(FaceVAE):
             variable.assign(old + self.decoder_rate * (variable - old))
         self.track_losses(losses, photos)
         return {**self.loss_results(), "score_weight": weight}
+
+    def _judged_variables(self):
+        return [
+            variable
+            for layer in self.decoder.layers
+            if layer.name.startswith(self.judged_layers)
+            for variable in layer.trainable_variables
+        ]
 
     def _score_weight(self, of_others, of_score):
         """The score's weight, a scalar; see `share` and `largest_weight`.
@@ -225,10 +228,10 @@ def fine_detail(images):
     Returns:
         Tensor (n, size, size, 1); 0 for an image of one color.
     """
-    blur = _gaussian_matrix(images.shape[1])
-    detail = images - filter_both_axes(images, blur)
     weights = np.array(BRIGHTNESS, "float32")
-    return ops.sum(detail * weights, axis=-1, keepdims=True)
+    brightness = ops.sum(images * weights, axis=-1, keepdims=True)
+    blur = _gaussian_matrix(images.shape[1])
+    return brightness - filter_both_axes(brightness, blur)
 
 
 @functools.cache

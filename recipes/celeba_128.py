@@ -44,11 +44,25 @@ IMAGE_SIZE = 128
 LOSS_SIZE = 127  # pixels; at 95, FaceNet can't recognize people
 MARGIN = 9 / 8  # room around a photo, to be warped
 STAGES = {
-    "features": {"steps": 6000, "batch_size": 128, "learning_rate": 1e-3},
-    "detail": {"steps": 1500, "batch_size": 128, "learning_rate": 4e-4},
-    "fine": {"steps": 700, "batch_size": 32, "learning_rate": 4e-4},
+    "features": {
+        "steps": 6000,
+        "steps_per_epoch": 500,
+        "batch_size": 128,
+        "learning_rate": 1e-3,
+    },
+    "detail": {
+        "steps": 1500,
+        "steps_per_epoch": 500,
+        "batch_size": 128,
+        "learning_rate": 4e-4,
+    },
+    "fine": {
+        "steps": 700,
+        "steps_per_epoch": 100,
+        "batch_size": 32,
+        "learning_rate": 4e-4,
+    },
 }
-EPOCH_STEPS = {"features": 500, "detail": 500, "fine": 100}
 LAUNCHES = 10  # in each epoch; 50 steps, or 10, are one launch
 FINE_LAYERS = "Conv2d_4", "Conv2d_5", "Conv2d_6"  # 64 pixels and more
 CRITICS = {
@@ -126,8 +140,8 @@ def fit(vae, photos, loss, held_out, run_dir, **parameters):
     Returns:
         The `fv.TrainingRun`, to be finished.
     """
-    stage, per_epoch = STAGES[run_dir.name], EPOCH_STEPS[run_dir.name]
-    steps = stage["steps"]
+    stage = STAGES[run_dir.name]
+    steps, per_epoch = stage["steps"], stage["steps_per_epoch"]
     critic = isinstance(vae, fv.PatchCriticVAE)
     schedule = fv.warm_up_cosine(
         stage["learning_rate"], steps, steps // (40 if critic else 20)
@@ -178,17 +192,18 @@ def train_with_critic(start, sharp, loss, held_out, run_dir):
     """The second stage and the fourth.
 
     Args:
-        start: the `vae.keras` to start from.
+        start: folder of the stage to start from.
         sharp, loss, held_out, run_dir: as for `train_features`.
     """
-    trained = fv.load_vae(start)
+    first = start / "vae.keras"
+    trained = fv.load_vae(first)
     critic = CRITICS[run_dir.name]
     vae = fv.PatchCriticVAE(**VAE, **critic)
     vae.encoder.set_weights(trained.encoder.get_weights())
     vae.decoder.set_weights(trained.decoder.get_weights())
     vae.encoder.trainable = False
     vae.keep_on_device(sharp)
-    digest = hashlib.sha256(start.read_bytes()).hexdigest()
+    digest = hashlib.sha256(first.read_bytes()).hexdigest()
     run = fit(vae, sharp, loss, held_out, run_dir, **critic, start=digest)
     run.finish(vae)
 
@@ -211,18 +226,20 @@ def train(celeba, facenet, run_dir, folders):
     features, detail, mean, fine, final = (
         run_dir / stage for stage in ALL_STAGES
     )
-    if not (features / "vae.keras").exists():
+    if not is_complete(features):
         train_features(paths, sharp, loss, held_out, features)
-    if not (detail / "vae.keras").exists():
-        start = features / "vae.keras"
-        train_with_critic(start, sharp, loss, held_out, detail)
-    if not (mean / "vae.keras").exists():
+    if not is_complete(detail):
+        train_with_critic(features, sharp, loss, held_out, detail)
+    if not is_complete(mean):
         mix(features, detail, held_out, mean)
-    if not (fine / "vae.keras").exists():
-        start = mean / "vae.keras"
-        train_with_critic(start, sharp, loss, held_out, fine)
-    if not (final / "vae.keras").exists():
+    if not is_complete(fine):
+        train_with_critic(mean, sharp, loss, held_out, fine)
+    if not is_complete(final):
         mix(mean, fine, held_out, final)
+
+
+def is_complete(folder):
+    return (folder / "vae.keras").exists()
 
 
 def report(celeba, run_dir):
@@ -286,7 +303,8 @@ def write_vectors(celeba, run_dir):
 if __name__ == "__main__":
     celeba, facenet, run_dir, *folders = sys.argv[1:]
     run_dir = pathlib.Path(run_dir)
-    train(celeba, facenet, run_dir, folders)
+    if not is_complete(run_dir / "final"):
+        train(celeba, facenet, run_dir, folders)
     keras.config.set_dtype_policy("float32")
     report(celeba, run_dir)
     write_vectors(celeba, run_dir / "final")

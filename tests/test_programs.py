@@ -161,9 +161,8 @@ def test_the_recipe_from_nothing(program, people, tmp_path, monkeypatch):
         monkeypatch.setattr(recipe, name, value)
     steps = {"features": 20, "detail": 40, "fine": 20}
     for name, stage in recipe.STAGES.items():
-        short = {**stage, "batch_size": 4, "steps": steps[name]}
-        monkeypatch.setitem(recipe.STAGES, name, short)
-        monkeypatch.setitem(recipe.EPOCH_STEPS, name, 20)
+        short = {"batch_size": 4, "steps": steps[name], "steps_per_epoch": 20}
+        monkeypatch.setitem(recipe.STAGES, name, {**stage, **short})
 
     def train():
         recipe.train(people, "seeded", tmp_path, [people])
