@@ -70,7 +70,7 @@ def reconstruction_figures(vae, facenet, photos, identities=None, seed=666):
           from N(0, 1), and from as many decoded from the Gaussian with mean
           and covariance of the photos' latent means; 0 is as good as photos.
         - `active_dimensions`: how many, see `active_dimensions`; no error.
-        - `weave`: see `weave`, at the VAE's size; no error.
+        - `weave` and `color_weave`: see `weave`, at the VAE's size; no error.
         - `power_0.02` to `power_0.48`: `radial_power` of reconstructions over
           that of photos, at ten frequencies in cycles a pixel of the VAE's
           images; 1 is as much detail as in photos; no error.
@@ -393,13 +393,15 @@ def spectral_figures(photos, reconstructions):
         reconstructions: likewise, of the same size.
 
     Returns:
-        Dictionary: `weave`, and `power_0.02` to `power_0.48`, the ratio of
-        their `radial_power` at some frequencies.
+        Dictionary: `weave`, `color_weave` (the same of colors), and
+        `power_0.02` to `power_0.48`, the ratio of their `radial_power` at some
+        frequencies.
     """
     ratio = radial_power(reconstructions) / radial_power(photos)
     power = ratio.iloc[_REPORTED_RINGS].items()
     return {
         "weave": weave(photos, reconstructions),
+        "color_weave": weave(photos, reconstructions, color=True),
         **{f"power_{frequency:.2f}": value for frequency, value in power},
     }
 
@@ -425,7 +427,7 @@ def radial_power(images):
     ... )
     >>> ratio.plot(logy=True)  # 1: as much detail as in photos
     """
-    frequency, power = _mean_spectrum(images)
+    frequency, power = _mean_spectrum(_brightness(images))
     ring = np.minimum((frequency * 64).astype(int), 32)  # 32: the corners
     totals = np.bincount(ring.ravel(), power.ravel(), minlength=33)[:32]
     counts = np.bincount(ring.ravel(), minlength=33)[:32]
@@ -438,7 +440,7 @@ def radial_power(images):
     )
 
 
-def weave(photos, reconstructions, count=20):
+def weave(photos, reconstructions, count=20, color=False):
     """How far a regular pattern on reconstructions exceeds photos.
 
     A pattern such as a grid is a few frequencies with more power than photos
@@ -450,6 +452,9 @@ def weave(photos, reconstructions, count=20):
         photos: (n, size, size, 3), RGB 0..255.
         reconstructions: likewise, of the same size.
         count: how many frequencies.
+        color: compare colors (red, green and blue less brightness), not
+            brightness: stripes may have one and not the other. Photos have
+            little fine color; JPEG stores it at half the resolution.
 
     Returns:
         A number: at most 0 where no frequency is stronger than in photos; 2
@@ -459,22 +464,37 @@ def weave(photos, reconstructions, count=20):
 
     >>> fv.weave(photos, vae.reconstruct(photos))
     """
-    frequency, wanted = _mean_spectrum(photos)
-    _, found = _mean_spectrum(reconstructions)
+    planes = _colors if color else _brightness
+    frequency, wanted = _mean_spectrum(planes(photos))
+    _, found = _mean_spectrum(planes(reconstructions))
     ratio = np.log10(found / wanted)[frequency > 0.1]
     return float(np.sort(ratio)[-count:].mean())
 
 
+def _brightness(images):
+    """(n, size, size, 1)."""
+    weights = np.float32(BRIGHTNESS)
+    return np.asarray(images, dtype="float32") @ weights[:, None]
+
+
+def _colors(images):
+    """Red, green and blue less brightness, (n, size, size, 3)."""
+    return np.asarray(images, dtype="float32") - _brightness(images)
+
+
 def _mean_spectrum(images):
-    """Frequencies in cycles a pixel, and mean power at each, (size, size)."""
-    images = np.asarray(images, dtype="float32")
+    """Frequencies in cycles a pixel, and mean power at each, (size, size).
+
+    Args:
+        images: (n, size, size, channels); their powers are added.
+    """
     size = images.shape[1]
-    brightness = images @ np.float32(BRIGHTNESS)
-    brightness -= brightness.mean(axis=(1, 2), keepdims=True)
-    window = np.hanning(size)
+    line = np.hanning(size)
+    window = np.float32(np.outer(line, line))[..., None]
     power = np.zeros((size, size))
-    for image in brightness * np.float32(np.outer(window, window)):
-        power += np.abs(np.fft.fft2(image)) ** 2
+    for image in images:
+        image = (image - image.mean(axis=(0, 1))) * window
+        power += np.square(np.abs(np.fft.fft2(image, axes=(0, 1)))).sum(axis=2)
     axis = np.fft.fftfreq(size)
     return np.hypot(axis[:, None], axis), power / len(images)
 

@@ -25,6 +25,7 @@ from facevae_keras.files import (
 )
 from facevae_keras.hdf5 import check_hdf5
 from facevae_keras.layers import (
+    ColorFilter,
     HalfBandFilter,
     fold_batch_norm,
     scale_images,
@@ -55,6 +56,8 @@ class FaceVAE(keras.Model):
         smooth_output: ends the decoder with `layers.HalfBandFilter`, which
             takes the fine grid off that doubling pixels leaves. The wiki's
             decoders have none.
+        smooth_colors: then comes `layers.ColorFilter`, which takes colored
+            stripes off and leaves brightness as it is.
 
     Attributes:
         encoder: functional model, images to (mean, log variance).
@@ -80,6 +83,7 @@ class FaceVAE(keras.Model):
         alpha=1.0,
         beta=64.0,
         smooth_output=False,
+        smooth_colors=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -94,8 +98,13 @@ class FaceVAE(keras.Model):
         self.encoder = pair.encoder(latent_dim)
         self.decoder = pair.decoder(latent_dim)
         self.smooth_output = smooth_output
+        self.smooth_colors = smooth_colors
+        filters = []
         if smooth_output:
-            smooth = HalfBandFilter(name="smooth", dtype="float32")
+            filters.append(HalfBandFilter(name="smooth", dtype="float32"))
+        if smooth_colors:
+            filters.append(ColorFilter(name="smooth_colors", dtype="float32"))
+        for smooth in filters:
             self.decoder = keras.Model(
                 self.decoder.input, smooth(self.decoder.output), name="decoder"
             )
@@ -118,6 +127,7 @@ class FaceVAE(keras.Model):
             "alpha": self.alpha,
             "beta": self.beta,
             "smooth_output": self.smooth_output,
+            "smooth_colors": self.smooth_colors,
         }
 
     def compile(self, optimizer="adam", loss=None, **kwargs):

@@ -136,9 +136,10 @@ def test_figures_of_a_known_shift(seeded_facenet, patches):
         "kid_fitted",
         "active_dimensions",
         "weave",
+        "color_weave",
         *[name for name in figures.index if name.startswith("power_0.")],
     }
-    assert len(figures) == 20
+    assert len(figures) == 21
     mean, error = figures["mean"], figures["standard_error"]
     # A mean squared error of 5^2 for every photo.
     np.testing.assert_allclose(mean["psnr"], 20 * np.log10(255 / 5), rtol=1e-5)
@@ -156,9 +157,10 @@ def test_figures_of_a_known_shift(seeded_facenet, patches):
     assert 0 < mean["perceptual_distance"] < 0.1
     assert mean["kid_reconstructions"] < mean["kid_prior"]
     # A constant shift is no pattern, and changes no frequency above 0.
-    np.testing.assert_allclose(mean["weave"], 0, atol=1e-3)
+    weaves = mean[["weave", "color_weave"]]
+    np.testing.assert_allclose(weaves, 0, atol=1e-3)
     np.testing.assert_allclose(mean["power_0.48"], 1, atol=1e-3)
-    assert error.drop(["active_dimensions", "weave"])[:8].notna().all()
+    assert error.drop(["active_dimensions", *weaves.index])[:8].notna().all()
 
 
 @pytest.mark.parametrize(
@@ -406,3 +408,14 @@ def test_the_weave_of_a_pattern():
     assert fv.weave(photos, 128 + 0.1 * (photos - 128)) == pytest.approx(
         -2, abs=1e-3
     )
+
+
+def test_colored_stripes_are_a_weave_of_colors_alone():
+    photos = waves(0.3, 0)
+    stripes = photos.copy()
+    wave = 10 * np.cos(2 * np.pi * 0.3 * np.arange(64))
+    # As much less blue as there is more green, for the eye.
+    stripes[..., 1] += 0.114 * wave
+    stripes[..., 2] -= 0.587 * wave
+    assert fv.weave(photos, stripes) == pytest.approx(0, abs=1e-3)
+    assert fv.weave(photos, stripes, color=True) > 0.5

@@ -11,7 +11,12 @@ import numpy as np
 import pytest
 
 import facevae_keras as fv
-from facevae_keras.layers import UpsamplingConv2D
+from facevae_keras.layers import (
+    BRIGHTNESS,
+    ColorFilter,
+    HalfBandFilter,
+    UpsamplingConv2D,
+)
 
 SIZES = {
     "dfc_vae": (64, 2_312_817),
@@ -358,8 +363,6 @@ def test_a_vae_of_mixed_precision_hands_out_float32(faces, tmp_path):
 
 
 def test_the_half_band_filter_takes_away_the_highest_frequency():
-    from facevae_keras.layers import HalfBandFilter
-
     def filtered(frequency):
         wave = np.cos(2 * np.pi * frequency * np.arange(32))
         images = np.ones((1, 32, 32, 3)) * wave[:, None, None]
@@ -374,8 +377,6 @@ def test_the_half_band_filter_takes_away_the_highest_frequency():
 
 
 def test_a_smooth_output_is_saved_with_the_vae(tmp_path, faces):
-    from facevae_keras.layers import HalfBandFilter
-
     keras.utils.set_random_seed(0)
     plain, smooth = fv.FaceVAE(), fv.FaceVAE(smooth_output=True)
     smooth.encoder.set_weights(plain.encoder.get_weights())
@@ -388,5 +389,29 @@ def test_a_smooth_output_is_saved_with_the_vae(tmp_path, faces):
     )
     # What was saved without it, by an earlier version too, has none.
     config = plain.get_config()
-    del config["smooth_output"]
-    assert not fv.FaceVAE.from_config(config).smooth_output
+    del config["smooth_output"], config["smooth_colors"]
+    old = fv.FaceVAE.from_config(config)
+    assert not old.smooth_output and not old.smooth_colors
+
+
+def test_smooth_colors_leave_brightness_as_it_is(tmp_path, faces):
+    keras.utils.set_random_seed(0)
+    plain, smooth = fv.FaceVAE(), fv.FaceVAE(smooth_colors=True)
+    smooth.encoder.set_weights(plain.encoder.get_weights())
+    smooth.decoder.set_weights(plain.decoder.get_weights())
+    smooth.save(tmp_path / "smooth.keras")
+    before = plain.reconstruct(faces)
+    after = fv.load_vae(tmp_path / "smooth.keras").reconstruct(faces)
+    np.testing.assert_allclose(
+        after @ BRIGHTNESS, before @ BRIGHTNESS, rtol=1e-4, atol=1e-2
+    )
+    assert fv.weave(before, after, color=True) < -0.1
+    # (cos(pi / 4))^4 of the amplitude is left at a period of four pixels.
+    line = np.cos(np.pi / 2 * np.arange(64))
+    blue = np.zeros((1, 64, 64, 3), "float32")
+    blue[..., 2] = line
+    blue -= (blue @ np.float32(BRIGHTNESS))[..., None]
+    found = np.asarray(ColorFilter()(blue))
+    np.testing.assert_allclose(
+        found[:, :, 2:-2], blue[:, :, 2:-2] / 4, atol=1e-6
+    )
