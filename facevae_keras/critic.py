@@ -8,19 +8,12 @@ al. 2016, arXiv 1512.09300; patches and the balance of the gradients as in
 Esser et al. 2021, arXiv 2012.09841).
 """
 
-import functools
-
 import keras
 import numpy as np
 from keras import layers, ops
 
 from facevae_keras.backends import several_gradients, step
-from facevae_keras.layers import (
-    BRIGHTNESS,
-    RGB_MEAN,
-    RGB_VARIANCE,
-    filter_both_axes,
-)
+from facevae_keras.layers import RGB_MEAN, RGB_VARIANCE, fine_brightness
 from facevae_keras.vae import FaceVAE
 
 # The score's gradient passes through what is finer than a Gaussian blur of this
@@ -145,7 +138,7 @@ class PatchCriticVAE(FaceVAE):
         images, reconstructions, losses = self.reconstruct_drawn(
             photos, training
         )
-        detail = fine_detail(reconstructions)
+        detail = fine_brightness(reconstructions, DETAIL_DEVIATION)
         # The reconstructions themselves, but a gradient through the detail.
         judged = detail + ops.stop_gradient(reconstructions - detail)
         inner = ops.concatenate([images, judged])[
@@ -217,26 +210,3 @@ class PatchCriticVAE(FaceVAE):
             self.share * means[0] / means[1], self.largest_weight
         )
         return ops.where(counts, weight, 0.0)
-
-
-def fine_detail(images):
-    """Brightness that is left of images when a Gaussian blur is subtracted.
-
-    Args:
-        images: (n, size, size, 3).
-
-    Returns:
-        Tensor (n, size, size, 1); 0 for an image of one color.
-    """
-    weights = np.array(BRIGHTNESS, "float32")
-    brightness = ops.sum(images * weights, axis=-1, keepdims=True)
-    blur = _gaussian_matrix(images.shape[1])
-    return brightness - filter_both_axes(brightness, blur)
-
-
-@functools.cache
-def _gaussian_matrix(size):
-    """Row i holds the weights of all pixels in pixel i of a blurred line."""
-    distance = np.subtract.outer(np.arange(size), np.arange(size))
-    weights = np.exp(-0.5 * np.square(distance / DETAIL_DEVIATION))
-    return (weights / weights.sum(axis=1, keepdims=True)).astype("float32")

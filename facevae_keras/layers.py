@@ -233,12 +233,32 @@ class ColorFilter(layers.Layer):
     """
 
     def call(self, images):
-        weights = ops.cast(BRIGHTNESS, images.dtype)
-        brightness = ops.sum(images * weights, axis=-1, keepdims=True)
+        gray = brightness(images)
         kernel = 1, 4, 6, 4, 1
-        return brightness + filter_both_axes(
-            images - brightness, _kernel_matrix(kernel, images.shape[1])
+        return gray + filter_both_axes(
+            images - gray, _kernel_matrix(kernel, images.shape[1])
         )
+
+
+@keras.saving.register_keras_serializable(package="facevae_keras")
+class PixelBias(layers.Layer):
+    """Adds a constant image, which `FaceVAE.correct_average` sets; first 0.
+
+    A decoder of convolutions has one bias for all pixels of a channel, so what
+    it draws wrongly in all faces alike, such as a grid or magenta lips, it
+    can't subtract. No optimizer changes this bias.
+    """
+
+    def build(self, input_shape):
+        self.bias = self.add_weight(
+            shape=input_shape[1:],
+            initializer="zeros",
+            trainable=False,
+            name="bias",
+        )
+
+    def call(self, images):
+        return images + self.bias
 
 
 def filter_both_axes(images, matrix):
@@ -278,3 +298,39 @@ def _kernel_matrix(kernel, size):
             mirrored = min(mirrored, 2 * (size - 1) - mirrored)
             matrix[i, mirrored] += weight / 16
     return matrix
+
+
+def brightness(images):
+    """Weighted sum of red, green and blue.
+
+    Args:
+        images: float tensor (n, size, size, 3).
+
+    Returns:
+        Tensor (n, size, size, 1).
+    """
+    weights = ops.cast(BRIGHTNESS, images.dtype)
+    return ops.sum(images * weights, axis=-1, keepdims=True)
+
+
+def fine_brightness(images, deviation):
+    """Brightness that is left of images when a Gaussian blur is subtracted.
+
+    Args:
+        images: (n, size, size, 3).
+        deviation: of the Gaussian, in pixels.
+
+    Returns:
+        Tensor (n, size, size, 1); 0 for an image of one color.
+    """
+    gray = brightness(images)
+    blur = _gaussian_matrix(images.shape[1], deviation)
+    return gray - filter_both_axes(gray, blur)
+
+
+@functools.cache
+def _gaussian_matrix(size, deviation):
+    """Row i holds the weights of all pixels in pixel i of a blurred line."""
+    distance = np.subtract.outer(np.arange(size), np.arange(size))
+    weights = np.exp(-0.5 * np.square(distance / deviation))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype("float32")

@@ -7,7 +7,8 @@ from keras import ops
 
 import facevae_keras as fv
 from facevae_keras.backends import several_gradients
-from facevae_keras.critic import BORDER, fine_detail, patch_critic
+from facevae_keras.critic import BORDER, DETAIL_DEVIATION, patch_critic
+from facevae_keras.layers import fine_brightness
 
 
 @pytest.fixture
@@ -26,10 +27,12 @@ def vae():
 
 def test_detail_is_what_is_finer_than_the_blur():
     gray = np.full((1, 64, 64, 3), 100.0, "float32")
-    np.testing.assert_allclose(fine_detail(gray), 0, atol=1e-3)
+    np.testing.assert_allclose(fine_brightness(gray, 2.5), 0, atol=1e-3)
     pattern = np.indices((64, 64)).sum(axis=0) % 2 * 2.0 - 1
     pattern = np.tile(pattern[None, :, :, None], (1, 1, 1, 3))
-    found = np.array(fine_detail(ops.convert_to_tensor(pattern, "float32")))
+    found = np.array(
+        fine_brightness(ops.convert_to_tensor(pattern, "float32"), 2.5)
+    )
     np.testing.assert_allclose(
         found[:, 8:-8, 8:-8], pattern[:, 8:-8, 8:-8, :1], atol=1e-3
     )
@@ -141,12 +144,14 @@ def test_a_critic_learns_to_tell_photos_from_reconstructions(vae, photos):
 def test_light_and_color_do_not_change_the_detail(photos):
     """Brightness all over is not fine; green for red can be as bright."""
     reconstructions = ops.cast(photos, "float32")
-    detail = fine_detail(reconstructions)
-    brighter = fine_detail(reconstructions + 10.0)
+    detail = fine_brightness(reconstructions, DETAIL_DEVIATION)
+    brighter = fine_brightness(reconstructions + 10.0, DETAIL_DEVIATION)
     np.testing.assert_allclose(detail, brighter, atol=1e-3)
     color = np.array([5.87, -2.99, 0], "float32")
     dots = np.indices((64, 64)).sum(axis=0) % 2
-    colored = fine_detail(reconstructions + dots[..., None] * color)
+    colored = fine_brightness(
+        reconstructions + dots[..., None] * color, DETAIL_DEVIATION
+    )
     np.testing.assert_allclose(detail, colored, atol=1e-3)
 
 

@@ -144,29 +144,139 @@ def test_reports_of_convolutions_are_summed_for_each_step(program):
 
 
 @pytest.mark.slow
-def test_the_recipe_from_nothing(program, people, tmp_path, monkeypatch):
-    recipe = program("celeba_128")
-    small = {
-        "VAE": {"architecture": "dfc_vae", "latent_dim": 8, "beta": 1500.0},
-        "IMAGE_SIZE": 64,
-        "LOSS_SIZE": 64,
-        "LAYERS": {"pixels": 4, "Conv2d_1a_3x3": 1},
-        "CRITICS": {
-            "detail": {"share": 0.5, "warm_up_steps": 5},
-            "fine": {"warm_up_steps": 5, "judged_layers": "Conv2d_4"},
-        },
-        "LAUNCHES": 20,
-    }
-    for name, value in small.items():
-        monkeypatch.setattr(recipe, name, value)
-    steps = {"features": 20, "detail": 40, "fine": 20}
-    for name, stage in recipe.STAGES.items():
-        short = {"batch_size": 4, "steps": steps[name], "steps_per_epoch": 20}
-        monkeypatch.setitem(recipe.STAGES, name, {**stage, **short})
+def test_a_taught_encoder_predicts_who_it_is(program, faces, monkeypatch):
+    teach = program("teach")
+    monkeypatch.setattr(teach, "EPOCHS", 45)
+    monkeypatch.setattr(teach, "BATCH_SIZE", 32)
+    keras.utils.set_random_seed(0)
+    vae = fv.load_vae("drawn_faces")
+    decoder = vae.decoder.get_weights()
+    # Eight "embeddings", which have nothing to do with the 32 faces.
+    random = np.random.default_rng(0)
+    who = np.repeat(random.normal(size=(8, 16)), 4, axis=0)
+    who /= np.linalg.norm(who, axis=1, keepdims=True)
+
+    def cosine():
+        """With what ridge regression on the other faces predicts."""
+        means = vae.encode(faces)[0].reshape(8, 4, -1)
+        cosines = []
+        for face in range(4):
+            others = np.delete(means, face, axis=1).reshape(24, -1)
+            known = others @ others.T + np.eye(24)
+            weights = np.linalg.solve(known, np.repeat(who[::4], 3, axis=0))
+            guess = means[:, face] @ others.T @ weights
+            guess /= np.linalg.norm(guess, axis=1, keepdims=True)
+            cosines.append((guess * who[::4]).sum(axis=1))
+        return np.mean(cosines)
+
+    before, means_before = cosine(), vae.encode(faces)[0]
+    room = ((0, 0), (4, 4), (4, 4), (0, 0))
+    pair = np.pad(faces, room, mode="edge"), who
+    losses = teach.teach(vae, pair, pair)
+    change = np.square(vae.encode(faces)[0] - means_before).mean()
+    assert cosine() > before + 0.3
+    assert change < np.square(means_before).mean()
+    assert losses["val_embedding_loss"].iloc[-1] < -0.5
+    for old, new in zip(decoder, vae.decoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_embeddings_are_of_the_photos_as_they_became(program, faces):
+    colors = keras.Sequential(
+        [keras.Input((57, 57, 3)), keras.layers.GlobalAveragePooling2D()]
+    )
+    views, embeddings = program("teach").views_and_embeddings(
+        colors, faces[:18], 57, 36, blend=True
+    )
+    assert views.shape == (36, 64, 64, 3) and views.dtype == "uint8"
+    middle = views[:, 3:60, 3:60]
+    np.testing.assert_allclose(middle.mean((1, 2)), embeddings, atol=1)
+    assert len(np.unique(views.reshape(36, -1), axis=0)) == 36
+
+
+@pytest.fixture
+def short_recipe(program, monkeypatch):
+    """Function of a recipe's name and what to set in it: the module, tiny."""
+
+    def tiny(name, steps, **values):
+        recipe = program(name)
+        monkeypatch.setattr(program("training"), "LAUNCHES", 20)
+        vae = {**recipe.VAE, "architecture": "dfc_vae", "latent_dim": 8}
+        layers = {"pixels": 4, "Conv2d_1a_3x3": 1}
+        values |= {"VAE": vae, "LAYERS": layers, "LOSS_SIZE": 64}
+        for key, value in values.items():
+            monkeypatch.setattr(recipe, key, value)
+        for stage, count in steps.items():
+            short = {"batch_size": 4, "steps": count, "steps_per_epoch": 20}
+            whole = recipe.STAGES[stage]
+            monkeypatch.setitem(recipe.STAGES, stage, {**whole, **short})
+        return recipe
+
+    return tiny
+
+
+@pytest.mark.slow
+def test_the_recipe_of_64_pixels(
+    program, short_recipe, people, tmp_path, monkeypatch
+):
+    recipe = short_recipe(
+        "celeba_64",
+        {"shallow": 20, "features": 40},
+        SHALLOW={"pixels": 4},
+        SHALLOW_SIZE=64,
+    )
+    for name, value in {"VIEWS": 64, "EPOCHS": 2, "BATCH_SIZE": 8}.items():
+        monkeypatch.setattr(program("teach"), name, value)
+    folders = [tmp_path / stage for stage in recipe.ALL_STAGES]
 
     def train():
         recipe.train(people, "seeded", tmp_path, [people])
-        recipe.report(people, tmp_path)
+        recipe.report(people, folders, 64)
+
+    train()
+    shallow, taught, ships = (
+        fv.load_vae(folder / "vae.keras") for folder in folders
+    )
+    assert ships.smooth_output and ships.smooth_colors
+    z = np.random.default_rng(0).normal(size=(2, 8))
+    photos = shallow.decode(z)
+    # The second stage changes the encoder alone.
+    np.testing.assert_array_equal(taught.decode(z), photos)
+    for before, after in ((shallow, taught), (taught, ships)):
+        assert np.abs(before.encode(photos)[0] - after.encode(photos)[0]).max()
+    losses = pd.read_csv(tmp_path / "losses.csv", index_col="stage")
+    assert list(losses.index) == ["shallow", "taught", "features", "features"]
+    figures = ["psnr", "weave", "color_weave", "power_0.02"]
+    assert np.isfinite(losses[figures]).all(axis=None)
+    assert np.isfinite(losses.loc["taught", "val_embedding_loss"])
+    for folder in folders:
+        assert plt.imread(folder / "faces.png").std() > 0
+    # Of the held-out ones nobody is in the training.
+    _, held_out, _ = recipe.split(people)
+    paths = recipe.training_paths(people, [people])
+    assert not set(paths) & set(held_out["path"])
+
+    before = (folders[-1] / "vae.keras").stat().st_mtime_ns
+    train()  # complete: nothing is done anew
+    assert (folders[-1] / "vae.keras").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_the_recipe_of_128_pixels(program, short_recipe, people, tmp_path):
+    recipe = short_recipe(
+        "celeba_128",
+        {"features": 20, "detail": 40, "fine": 20},
+        IMAGE_SIZE=64,
+        CRITICS={
+            "detail": {"share": 0.5, "warm_up_steps": 5},
+            "fine": {"warm_up_steps": 5, "judged_layers": "Conv2d_4"},
+        },
+    )
+
+    def train():
+        recipe.train(people, "seeded", tmp_path, [people])
+        folders = [tmp_path / stage for stage in recipe.ALL_STAGES]
+        recipe.report(people, folders, 64)
 
     train()
     features, detail, mixed, fine, ships = vaes = [
@@ -212,6 +322,6 @@ def test_the_recipe_from_nothing(program, people, tmp_path, monkeypatch):
     latents, _, vectors = fv.load_attributes(
         tmp_path / "final" / "attribute_vectors.h5"
     )
-    training, _, _ = recipe.split(people)
+    training, _, _ = program("common").split(people)
     assert list(latents.index) == list(training.index)
     assert vectors.shape == (40, 8)

@@ -16,6 +16,7 @@ from facevae_keras.layers import (
     ColorFilter,
     HalfBandFilter,
     UpsamplingConv2D,
+    fine_brightness,
 )
 
 SIZES = {
@@ -389,9 +390,43 @@ def test_a_smooth_output_is_saved_with_the_vae(tmp_path, faces):
     )
     # What was saved without it, by an earlier version too, has none.
     config = plain.get_config()
-    del config["smooth_output"], config["smooth_colors"]
+    options = "smooth_output", "smooth_colors", "pixel_bias"
+    for option in options:
+        del config[option]
     old = fv.FaceVAE.from_config(config)
-    assert not old.smooth_output and not old.smooth_colors
+    assert not any(getattr(old, option) for option in options)
+
+
+def test_a_bias_for_each_pixel_corrects_the_average(tmp_path, faces):
+    keras.utils.set_random_seed(0)
+    plain, corrected = fv.FaceVAE(), fv.FaceVAE(pixel_bias=True)
+    with pytest.raises(ValueError, match="pixel_bias=True"):
+        plain.correct_average(faces)
+    corrected.encoder.set_weights(plain.encoder.get_weights())
+    weights = plain.decoder.get_weights()
+    corrected.decoder.set_weights([*weights, np.zeros((64, 64, 3))])
+    corrected.correct_average(faces)
+    corrected.save(tmp_path / "corrected.keras")
+    found = fv.load_vae(tmp_path / "corrected.keras").reconstruct(faces)
+    # All faces change alike: the average has the right colors, and the right
+    # fine brightness.
+    before = plain.reconstruct(faces)
+    changes = found - before
+    scale = np.abs(before).max()
+    np.testing.assert_allclose(changes.std(axis=0), 0, atol=1e-5 * scale)
+    missing = (faces - before).mean(axis=0, dtype="float32")
+    left = missing - changes.mean(axis=0)
+    np.testing.assert_allclose(left.std(axis=-1), 0, atol=1e-5 * scale)
+    fine = fine_brightness(missing[None], 1.2)[0, :, :, 0]
+    np.testing.assert_allclose(
+        changes.mean(axis=0) @ np.float32(BRIGHTNESS), fine, atol=1e-5 * scale
+    )
+    # Training leaves it alone.
+    bias = corrected.decoder.get_layer("pixel_bias").bias
+    wanted = np.array(bias)
+    corrected.compile("adam", loss=fv.PixelLoss())
+    corrected.fit(faces, batch_size=16, verbose=0)
+    np.testing.assert_array_equal(bias, wanted)
 
 
 def test_smooth_colors_leave_brightness_as_it_is(tmp_path, faces):
