@@ -17,7 +17,7 @@ from PIL import Image
 
 from facevae_keras.backends import infer
 from facevae_keras.facenet import feature_extractor
-from facevae_keras.layers import BRIGHTNESS, scale_images
+from facevae_keras.layers import brightness, scale_images
 from facevae_keras.losses import kl_divergence
 
 # FaceNet's last layer before the image shrinks again, at each of its five
@@ -473,8 +473,8 @@ def weave(photos, reconstructions, count=20, color=False):
 
 def _brightness(images):
     """(n, size, size, 1)."""
-    weights = np.float32(BRIGHTNESS)
-    return np.asarray(images, dtype="float32") @ weights[:, None]
+    images = np.asarray(images, dtype="float32")
+    return ops.convert_to_numpy(brightness(images))
 
 
 def _colors(images):

@@ -21,8 +21,9 @@ and the folder `pictures` in the folder of a stage show how far it is.
 import pathlib
 import sys
 
+import common
 import keras
-from common import CROP, SEED, split
+from common import CROP, SEED, STEM, split
 from teach import teach_from
 from training import (
     LOSS_SIZE,
@@ -63,13 +64,7 @@ LAYERS = {
     "Mixed_8a": 4,
     "PreLogitsFlatten": 10,
 }
-SHALLOW = {
-    "pixels": 4,
-    "Conv2d_1a_3x3": 1,
-    "Conv2d_2b_3x3": 1,
-    "Conv2d_4a_3x3": 1,
-    "Conv2d_4b_3x3": 1,
-}
+SHALLOW = {layer: common.LAYERS[layer] for layer in STEM}
 SHALLOW_SIZE = 95  # pixels; enough for the shallow features
 STAGES = {
     "shallow": {

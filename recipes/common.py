@@ -20,6 +20,8 @@ LAYERS = {  # of the loss, and their weights after `PerceptualLoss.equalize`
     "Mixed_8a": 4,
     "PreLogitsFlatten": 20,
 }
+# Those that come before FaceNet's deep layers; the stem that ships has them.
+STEM = list(LAYERS)[: list(LAYERS).index("Mixed_6a")]
 
 
 def split(celeba):

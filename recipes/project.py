@@ -13,14 +13,12 @@ import sys
 import keras
 import numpy as np
 import pandas as pd
-from common import LAYERS
+from common import LAYERS, STEM
 
 import facevae_keras as fv
 
 PEOPLE = 60
 AMOUNT = 1.2  # of the smile, as in notebook 03
-ALL = list(LAYERS)
-STEM = ALL[: ALL.index("Mixed_6a")]
 
 
 def main():
@@ -51,7 +49,7 @@ def main():
         found = {"encoder": encoded}
         for network, layers, size in (
             ("built-in", STEM, vae.image_size),
-            (facenet, ALL, 127),
+            (facenet, list(LAYERS), 127),
         ):
             loss = fv.PerceptualLoss(
                 fv.load_facenet(network),
